@@ -1,0 +1,56 @@
+# make demo: train on digits, offline.  make test: all tests.  Both set themselves up.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
+TYPES := build/types/tacit
+FOLDERS := client configs privacy server simulations tasks
+DEMO ?=
+
+.PHONY: demo test test-quick lint format types-tree lock clean help
+
+help:
+	@sed -n '1p' Makefile
+	@echo "make test-quick, lint, format, lock, clean"
+
+$(VENV)/.user: pyproject.toml constraints.txt
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing tacit into $(VENV) (once; torch takes some minutes)"
+	@$(PIP) --editable .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.user
+	@echo "installing what the tests need into $(VENV) (once)"
+	@$(PIP) --editable ".[ray,dev]"
+	@touch $@
+
+demo: $(VENV)/.user
+	$(BIN)/tacit simulate $(DEMO)
+
+test: $(VENV)/.dev
+	$(BIN)/python -m pytest $(PYTEST)
+
+test-quick: $(VENV)/.dev
+	$(BIN)/python -m pytest -m "not slow and not ray" $(PYTEST)
+
+# mypy and import-linter read a tree laid out as it installs: they can't follow setuptools' package-dir.
+types-tree:
+	@rm -rf build/types && mkdir -p build/types
+	@cp -rp tacit build/types/tacit
+	@cp -rp $(FOLDERS) $(TYPES)/
+
+lint: $(VENV)/.dev types-tree
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	MYPYPATH=build/types $(BIN)/mypy --package tacit
+	cd build/types && ../../$(BIN)/lint-imports --config ../../pyproject.toml --no-cache
+
+format: $(VENV)/.dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+lock: $(VENV)/.dev
+	$(BIN)/python -m pip freeze --exclude-editable | grep -v -i -E '^(pip|setuptools|wheel)==' | sed 's/+cpu$$//' > constraints.txt
+
+clean:
+	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

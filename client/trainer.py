@@ -1,0 +1,155 @@
+"""Local training: one client's steps from the global model, with DP-SGD or without."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import torch
+from opacus.grad_sample import GradSampleModule
+from torch import Tensor
+
+from tacit.client import dpsgd, guard
+from tacit.configs.build import local_steps
+from tacit.configs.spec import RunSpec
+from tacit.privacy.messages import Vector
+from tacit.privacy.noise import Randomness, Source
+from tacit.privacy.plan import PrivacyPlan
+from tacit.tasks import vector
+from tacit.tasks.task import Task, make_model, score
+
+# Opacus hooks modules whose inputs need no gradients; torch warns of it at every step.
+warnings.filterwarnings("ignore", message="Full backward hook is firing")
+
+
+class Trainer:
+    """Trains and scores one task's model; kept between clients, holds no client's data.
+
+    Args:
+        task: what is trained.
+        spec: of the run.
+        plan: its privacy plan.
+
+    Raises:
+        ModelError: the model can't be trained with the guarantee the plan promises.
+    """
+
+    def __init__(self, task: Task, spec: RunSpec, plan: PrivacyPlan) -> None:
+        self.task, self.spec, self.plan = task, spec, plan
+        self.model = make_model(task, spec.seed)
+        self.frozen = vector.frozen_digest(self.model)
+        self._parameters = [p for p in self.model.parameters() if p.requires_grad]
+        self._sgd = torch.optim.SGD(self._parameters, lr=spec.local.learning_rate)
+        self._module: GradSampleModule | None = None
+        self._checked = False
+        guard.check_statistics(self.model)
+        if plan.record is not None:
+            guard.check_modules(self.model)
+            self._module = GradSampleModule(self.model, loss_reduction="mean")
+            self._noisy = dpsgd.NoisyOptimizer(self._sgd, plan.record)
+            if spec.local.proximal > 0:
+                self._noisy.attach_step_hook(lambda _: self._pull())
+
+    def train(
+        self,
+        parameters: Vector,
+        inputs: Tensor,
+        targets: Tensor,
+        randomness: Randomness,
+        *labels: str | int,
+    ) -> Vector:
+        """A client's update.
+
+        Args:
+            parameters: the global model, shape [d].
+            inputs: the client's records, records in dimension 0; may be empty.
+            targets: theirs.
+            randomness: of this client; batches and noise are drawn from it.
+            labels: name the participation, in a simulation.
+
+        Returns:
+            Local minus global, shape [d], float32. Not clipped.
+        """
+        vector.write(self.model, parameters)
+        self._start = [p.detach().clone() for p in self._parameters]
+        batches = randomness.source("batch", *labels)
+        if randomness.seed is not None:
+            # For layers that draw in training, such as dropout.
+            torch.manual_seed(randomness.number("layers", *labels))
+        if self._module is not None and not self._checked and len(inputs) > 0:
+            guard.check_gradients(self.task, self._module, inputs, targets)
+            self._checked = True
+        if self._module is not None:
+            self._noisy.source = randomness.source("noise", *labels)
+        self.model.train()
+        for _ in range(local_steps(self.spec)):
+            rows = self._draw(batches, len(inputs))
+            if self._module is None:
+                self._step(inputs[rows], targets[rows])
+            else:
+                self._private_step(self._module, inputs[rows], targets[rows])
+        return vector.read(self.model) - np.asarray(parameters)
+
+    def counts(self, parameters: Vector, inputs: Tensor, targets: Tensor, source: Source) -> Vector:
+        """What a client submits to a federated evaluation (`tacit.privacy.plan.Evaluation`).
+
+        Returns:
+            Shape [3]: (score, records, clipped loss), each over ``cap``; with record-level
+            DP plus the client's own noise.
+        """
+        how = self.plan.evaluation
+        if how is None:
+            raise RuntimeError("the plan has no federated evaluation")
+        vector.write(self.model, parameters)
+        x, y = inputs[: how.cap], targets[: how.cap]
+        if self._module is not None:
+            self._module.disable_hooks()
+        right, loss = score(self.task, self.model, x, y)
+        if self._module is not None:
+            self._module.enable_hooks()
+        right = torch.nan_to_num(right).clamp(0, 1)
+        bounded = torch.nan_to_num(loss, nan=how.loss_cap).clamp(0, how.loss_cap) / how.loss_cap
+        sums = np.array([float(right.sum()), float(len(x)), float(bounded.sum())])
+        if self.plan.record is not None:
+            z = self.plan.record.noise_multiplier
+            sums += z * how.SENSITIVITY * source.normal(3)
+        return (sums / how.cap).astype(np.float32)
+
+    def _draw(self, source: Source, records: int) -> Tensor:
+        """Rows of a batch: each record independently (Poisson sampling)."""
+        drawn = source.uniform(records) < self.spec.privacy.record.sampling_rate
+        return torch.from_numpy(np.flatnonzero(drawn))
+
+    def _private_step(self, module: GradSampleModule, x: Tensor, y: Tensor) -> None:
+        chunks = range(0, max(1, len(x)), self.spec.local.physical_batch)
+        for start in chunks:
+            part = slice(start, start + self.spec.local.physical_batch)
+            self._noisy.zero_grad(set_to_none=True)
+            if len(x) == 0:
+                dpsgd.empty_batch(module)
+            else:
+                torch.autograd.backward(self.task.loss(module(x[part]), y[part]))
+            self._noisy.signal_skip_step(do_skip=start != chunks[-1])
+            self._noisy.step()
+        self._noisy.zero_grad(set_to_none=True)
+
+    def _step(self, x: Tensor, y: Tensor) -> None:
+        self._sgd.zero_grad(set_to_none=True)
+        size = self.spec.local.physical_batch
+        chunks = zip(torch.split(x, size), torch.split(y, size), strict=True)
+        for part, targets in chunks:
+            if len(part) > 0:
+                loss = self.task.loss(self.model(part), targets)
+                torch.autograd.backward(loss * (len(part) / len(x)))
+        for p in self._parameters:
+            if p.grad is None:
+                p.grad = torch.zeros_like(p)
+        if self.spec.local.proximal > 0:
+            self._pull()
+        self._sgd.step()
+
+    def _pull(self) -> None:
+        """FedProx: adds mu * (w - w_global), which no record influences beyond w."""
+        for p, start in zip(self._parameters, self._start, strict=True):
+            if p.grad is not None:
+                p.grad = p.grad + self.spec.local.proximal * (p.detach() - start)

@@ -1,0 +1,224 @@
+"""From Hydra overrides to a frozen `RunSpec`, and from a spec to its `PrivacyPlan`."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import functools
+import json
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import hydra
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from tacit.configs.spec import RunSpec
+from tacit.privacy.errors import ConfigError
+from tacit.privacy.noise import SimulationSource, SystemSource
+from tacit.privacy.plan import AdaptiveClip, ClientUnit, Evaluation, PrivacyPlan, RecordUnit
+
+# Settings that are a choice among YAML files; `key=choice` reads better than Hydra's own
+# `group/key=choice`, and is what the documentation promises.
+_GROUPS = {
+    "experiment": "experiment",
+    "partition": "partition",
+    "privacy.client": "privacy/client",
+    "privacy.record": "privacy/record",
+    "optimizer": "optimizer",
+    "weighting": "weighting",
+    "evaluation": "evaluation",
+}
+
+
+def compose(overrides: Sequence[str] = ()) -> RunSpec:
+    """The spec that a command line describes.
+
+    Args:
+        overrides: in Hydra's grammar, such as ``rounds=3`` or ``partition=dirichlet``.
+
+    Raises:
+        ConfigError: naming the setting, and what would be legal.
+
+    Example:
+        >>> compose(["experiment=digits", "rounds=3"]).rounds
+        3
+    """
+    with _initialized():
+        return RunSpec.from_dict(_compose(_grouped(overrides)))
+
+
+def sweep(overrides: Sequence[str]) -> list[list[str]]:
+    """The command lines that a multirun stands for: the product of all ``key=a,b,c``."""
+    with _initialized():
+        try:
+            parsed = OverridesParser.create().parse_overrides(_grouped(overrides))
+        except HydraException as error:
+            raise ConfigError(_one_line(error)) from error
+        batches: list[list[str]] = BasicSweeper.split_arguments(parsed, None)[0]
+        return batches
+
+
+def from_run_config(run_config: Mapping[str, Any]) -> RunSpec:
+    """The spec in Flower's run config: ``spec``, JSON, or ``overrides``, a command line."""
+    if run_config.get("spec"):
+        return _from_json(str(run_config["spec"]))
+    return _from_overrides(str(run_config.get("overrides", "")))
+
+
+@functools.lru_cache(maxsize=8)
+def _from_json(text: str) -> RunSpec:
+    try:
+        return RunSpec.from_dict(json.loads(text))
+    except ValueError as error:
+        raise ConfigError(f"the run config's spec isn't JSON: {error}") from error
+
+
+@functools.lru_cache(maxsize=8)
+def _from_overrides(text: str) -> RunSpec:
+    return compose(text.split())
+
+
+def privacy_plan(spec: RunSpec, examples: int | None) -> PrivacyPlan:
+    """The privacy plan of a run.
+
+    Args:
+        spec: of the run.
+        examples: nominal records of a client, a public number from the task; needed for
+            record-level DP unless ``privacy.record.denominator`` is set.
+    """
+    client, record = spec.privacy.client, spec.privacy.record
+    client_unit = None
+    if client.kind != "none":
+        adaptive = None
+        if client.kind == "adaptive":
+            # A twentieth of the cohort, as Andrew et al. 2021 recommend, but never so
+            # little that the count would cost more than the updates.
+            default = max(spec.cohort / 20, client.noise_multiplier)
+            count_noise = default if client.count_noise is None else client.count_noise
+            adaptive = AdaptiveClip(client.quantile, client.quantile_learning_rate, count_noise)
+        client_unit = ClientUnit(client.clip, client.noise_multiplier, adaptive)
+    record_unit = None
+    if record.kind != "none":
+        denominator = record.denominator
+        if denominator is None:
+            if examples is None:
+                raise ConfigError(
+                    "privacy.record.denominator=null needs the task's examples_per_client",
+                    "state it in the task, or set privacy.record.denominator",
+                )
+            denominator = max(1.0, record.sampling_rate * examples)
+        record_unit = RecordUnit(
+            record.clip,
+            record.noise_multiplier,
+            record.sampling_rate,
+            local_steps(spec),
+            denominator,
+        )
+    evaluation = None
+    if spec.evaluation.kind == "federated":
+        e = spec.evaluation
+        evaluation = Evaluation(e.every, e.cap, e.loss_cap, e.noise_multiplier)
+    return PrivacyPlan(
+        population=spec.clients,
+        sampling_rate=spec.sampling_rate,
+        rounds=spec.rounds,
+        client=client_unit,
+        record=record_unit,
+        client_delta=spec.delta or _default_delta(spec.clients),
+        record_delta=spec.delta or _default_delta(spec.clients * (examples or 1)),
+        minimum_survivors=_minimum_survivors(spec),
+        noise_source=SystemSource.name if spec.seed is None else SimulationSource.name,
+        mechanism=spec.mechanism,
+        aggregation=spec.aggregation,
+        weight_cap=spec.weighting.cap if spec.weighting.kind == "examples" else None,
+        evaluation=evaluation,
+    )
+
+
+def local_steps(spec: RunSpec) -> int:
+    """Optimizer steps of one participation; they don't depend on a client's data."""
+    if spec.local.steps is not None:
+        return spec.local.steps
+    return math.ceil((spec.local.epochs or 1) / spec.privacy.record.sampling_rate)
+
+
+def _minimum_survivors(spec: RunSpec) -> int:
+    if spec.minimum_survivors is not None:
+        return spec.minimum_survivors
+    return spec.clients if spec.cohort == spec.clients else 0
+
+
+def _default_delta(units: int) -> float:
+    return 0.5 if units < 2 else math.pow(units, -1.1)
+
+
+@contextlib.contextmanager
+def _initialized() -> Iterator[None]:
+    if GlobalHydra.instance().is_initialized():
+        # A user's own Hydra application; its search path has to name pkg://tacit.configs.
+        yield
+        return
+    with hydra.initialize_config_module("tacit.configs", version_base="1.3"):
+        yield
+
+
+def _grouped(overrides: Sequence[str]) -> list[str]:
+    result = []
+    for override in overrides:
+        key, equals, value = override.partition("=")
+        if not equals:
+            raise ConfigError(f"{override!r} is not an override", "write key=value")
+        result.append(f"{_GROUPS.get(key, key)}={value}")
+    return result
+
+
+def _compose(overrides: list[str]) -> dict[str, Any]:
+    try:
+        config = hydra.compose("config", overrides)
+        plain = OmegaConf.to_container(config, resolve=True)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(*_explain(error, overrides)) from error
+    assert isinstance(plain, dict)
+    return {str(key): value for key, value in plain.items()}
+
+
+def _explain(error: Exception, overrides: list[str]) -> tuple[str, str]:
+    """Hydra's several lines as one, with the nearest setting where a key is misspelt."""
+    text = _one_line(error)
+    group = re.search(r"Could not find '([^']+)/([^'/]+)'", text)
+    if group and group[1] in _GROUPS.values():
+        known = GlobalHydra.instance().config_loader().get_group_options(group[1])
+        name = next(key for key, value in _GROUPS.items() if value == group[1])
+        return f"{name}={group[2]} must be one of {', '.join(known)}", ""
+    for override in overrides:
+        key = override.partition("=")[0]
+        if f"'{key}'" in text or f"Key '{key.rpartition('.')[2]}'" in text:
+            near = difflib.get_close_matches(key, _known(), n=1, cutoff=0.5)
+            hint = f"did you mean {near[0]}?" if near else "see docs/configuration.md"
+            return f"{override}: {key} is not a setting", hint
+    return text, ""
+
+
+def _known() -> list[str]:
+    config = OmegaConf.to_container(hydra.compose("config"), resolve=False)
+    found: list[str] = []
+
+    def walk(node: Any, path: str) -> None:
+        found.append(path)
+        if isinstance(node, dict):
+            for key, value in node.items():
+                walk(value, f"{path}.{key}" if path else str(key))
+
+    walk(config, "")
+    return [name for name in [*found, *_GROUPS] if name]
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())

@@ -1,0 +1,198 @@
+"""Ledger leaves and what they add up to; storage is `tacit.server.store`'s.
+
+A leaf is canonical JSON (RFC 8785), hashed as a leaf of an RFC 9162 Merkle tree, and never
+changed. Everything a reviewer computes is computed from leaves alone, by `replay`.
+
+Guarantees: `replay` composes every CHARGE, released or not, so a crash can over-count and
+never under-count; a RELEASE without its CHARGE is an error. Who was drawn is only there as
+a salted commitment.
+It doesn't guarantee that leaves weren't removed or rewritten; that takes the signed tree
+over them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import rfc8785
+
+from tacit.privacy import events
+from tacit.privacy.accountant import Accountant
+from tacit.privacy.errors import AccountingError
+from tacit.privacy.plan import Claim
+
+Kind = Literal["CHARGE", "RELEASE", "ABANDON"]
+Purpose = Literal["train", "evaluate"]
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimKey:
+    """One row of the table a privacy engineer reads: unit, adversary, amplified or not."""
+
+    unit: str
+    adversary: str
+    amplified: bool
+
+
+def leaf_bytes(body: dict[str, Any]) -> bytes:
+    """The leaf as it is hashed, stored and exported."""
+    return rfc8785.dumps(body)
+
+
+def leaf_hash(data: bytes) -> str:
+    """RFC 9162 leaf hash, SHA-256(0x00 || leaf), in hex."""
+    return hashlib.sha256(b"\x00" + data).hexdigest()
+
+
+def commit(salt: bytes, members: Sequence[int]) -> str:
+    """Commitment to a cohort: SHA-256 over a domain tag, a 32-byte salt and the members."""
+    tag = b"tacit cohort commitment v1"
+    return hashlib.sha256(tag + salt + rfc8785.dumps(sorted(members))).hexdigest()
+
+
+def charge(
+    *,
+    run: str,
+    round: int,
+    attempt: int,
+    purpose: Purpose,
+    plan_digest: str,
+    cohort: str,
+    claims: Sequence[Claim],
+    participations: int,
+    noise_source: str,
+) -> dict[str, Any]:
+    """The leaf that must be durable before any client is instructed.
+
+    Args:
+        run: the run's id.
+        round: the round, from 1.
+        attempt: counts the charges for this round and purpose, from 0.
+        purpose: what the clients are asked to do.
+        plan_digest: of the privacy plan.
+        cohort: commitment to the members.
+        claims: what this release claims, from the plan.
+        participations: bound on any client's participations for this purpose, so far.
+        noise_source: where the noise comes from.
+    """
+    return {
+        "kind": "CHARGE",
+        "run": run,
+        "round": round,
+        "attempt": attempt,
+        "purpose": purpose,
+        "plan": plan_digest,
+        "cohort": cohort,
+        "participations": participations,
+        "noise_source": noise_source,
+        "claims": [
+            {
+                "unit": c.unit,
+                "adversary": c.adversary,
+                "amplified": c.amplified,
+                "per": c.per,
+                "event": c.event.to_json() if c.event else None,
+                "assumes": c.assumes,
+            }
+            for c in claims
+        ],
+    }
+
+
+@dataclass
+class Spending:
+    """What a run has spent, claim by claim; a view of its CHARGE leaves.
+
+    Args:
+        deltas: delta for each unit.
+    """
+
+    deltas: dict[str, float]
+    _releases: dict[ClaimKey, Accountant] = field(default_factory=dict)
+    _takes: dict[ClaimKey, dict[tuple[str, events.SampledGaussian], int]] = field(
+        default_factory=dict
+    )
+    _void: set[ClaimKey] = field(default_factory=set)
+    _assumes: dict[ClaimKey, str] = field(default_factory=dict)
+
+    def copy(self) -> Spending:
+        """The same past with its own future, to project a charge before making it."""
+        return Spending(
+            self.deltas,
+            {k: a.copy() for k, a in self._releases.items()},
+            {k: dict(v) for k, v in self._takes.items()},
+            set(self._void),
+            dict(self._assumes),
+        )
+
+    def add(self, leaf: dict[str, Any]) -> None:
+        """Composes one CHARGE leaf."""
+        for claim in leaf["claims"]:
+            key = ClaimKey(claim["unit"], claim["adversary"], claim["amplified"])
+            self._assumes[key] = claim["assumes"]
+            accountant = self._releases.setdefault(key, Accountant(self.deltas[key.unit]))
+            takes = self._takes.setdefault(key, {})
+            if claim["event"] is None:
+                self._void.add(key)
+                continue
+            event = events.from_json(claim["event"])
+            if claim["per"] == "release":
+                accountant.compose(event)
+                continue
+            # The leaf's bound covers all earlier participations: compose what it adds.
+            seen = takes.get((leaf["purpose"], event), 0)
+            if leaf["participations"] > seen:
+                accountant.compose(event.times(leaf["participations"] - seen))
+                takes[leaf["purpose"], event] = leaf["participations"]
+
+    def epsilon(self, unit: str, adversary: str, amplified: bool) -> float | None:
+        """The figure for one row; None where nothing is claimed."""
+        key = ClaimKey(unit, adversary, amplified)
+        if key in self._void or key not in self._releases:
+            return None
+        return self._releases[key].epsilon()
+
+    def table(self) -> list[dict[str, Any]]:
+        """Every row with figure, cross-check, delta and assumption."""
+        rows = []
+        for key, accountant in sorted(self._releases.items(), key=lambda kv: repr(kv[0])):
+            claimed = key not in self._void
+            result = accountant.result() if claimed else None
+            rows.append(
+                {
+                    "unit": key.unit,
+                    "adversary": key.adversary,
+                    "amplified": key.amplified,
+                    "epsilon": result.value if result else None,
+                    "cross_check": result.cross_check if result else None,
+                    "delta": accountant.delta,
+                    "accountant": result.accountant if result else None,
+                    "assumes": self._assumes[key],
+                }
+            )
+        return rows
+
+
+def replay(leaves: Iterable[dict[str, Any]], deltas: dict[str, float]) -> Spending:
+    """What a run's leaves add up to.
+
+    Args:
+        leaves: one run's, in ledger order.
+        deltas: delta for each unit, from the plan.
+
+    Raises:
+        AccountingError: a RELEASE whose CHARGE isn't there before it.
+    """
+    spending = Spending(deltas)
+    charged: set[tuple[int, int, str]] = set()
+    for leaf in leaves:
+        key = (leaf["round"], leaf["attempt"], leaf["purpose"])
+        if leaf["kind"] == "CHARGE":
+            charged.add(key)
+            spending.add(leaf)
+        elif leaf["kind"] == "RELEASE" and key not in charged:
+            raise AccountingError(f"round={key[0]} was released without a charge")
+    return spending

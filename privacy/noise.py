@@ -1,0 +1,120 @@
+"""Where randomness comes from: the operating system, or, in simulations, a seed.
+
+Guarantees: `SystemSource` expands a fresh 256-bit key from the operating system's CSPRNG
+with AES-256-CTR; its Gaussians sum four Box-Muller normals and halve (Holohan and Braghin
+2021, arXiv:2107.10138, section 5.1), so that the low bits of one output don't betray the
+noise the way those of a single transform do. `SimulationSource` is a seeded Philox
+generator: reproducible, guessable, and named "seeded-simulation" in the ledger.
+
+It doesn't guarantee exact Gaussians: outputs are doubles, and the proofs of the Gaussian
+mechanism are about real numbers. Mechanisms on integers carry no such gap.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from typing import Protocol
+
+import numpy as np
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+from numpy.typing import NDArray
+
+from tacit.privacy import validate
+
+Floats = NDArray[np.float64]
+
+
+class Source(Protocol):
+    """A stream of random numbers with a name that the ledger records."""
+
+    name: str
+
+    def uniform(self, size: int) -> Floats:
+        """``size`` doubles, uniform on [0, 1) in steps of 2^-53."""
+
+    def normal(self, size: int) -> Floats:
+        """``size`` standard normal doubles."""
+
+
+class SystemSource:
+    """Cryptographic randomness; every instance has its own key, used once and forgotten."""
+
+    name = "os-csprng"
+
+    def __init__(self) -> None:
+        cipher = Cipher(algorithms.AES(os.urandom(32)), modes.CTR(bytes(16)))
+        self._stream = cipher.encryptor()
+
+    def _words(self, size: int) -> NDArray[np.uint64]:
+        return np.frombuffer(self._stream.update(bytes(8 * size)), dtype=np.uint64)
+
+    def uniform(self, size: int) -> Floats:
+        """``size`` doubles, uniform on [0, 1) in steps of 2^-53."""
+        return (self._words(size) >> np.uint64(11)).astype(np.float64) * 2.0**-53
+
+    def normal(self, size: int) -> Floats:
+        """``size`` standard normals, each half the sum of four."""
+        total = np.zeros(size)
+        for _ in range(4):
+            total += self._box_muller(size)
+        return total / 2.0
+
+    def _box_muller(self, size: int) -> Floats:
+        half = (size + 1) // 2
+        radius = np.sqrt(-2.0 * np.log1p(-self.uniform(half)))
+        angle = 2.0 * np.pi * self.uniform(half)
+        return np.concatenate([radius * np.cos(angle), radius * np.sin(angle)])[:size]
+
+
+class SimulationSource:
+    """A reproducible stream for simulations only.
+
+    Args:
+        seed: the run's seed.
+        labels: what the stream is for; another label is another, independent stream.
+    """
+
+    name = "seeded-simulation"
+
+    def __init__(self, seed: int, *labels: str | int) -> None:
+        text = "\x1f".join(["tacit", str(seed), *map(str, labels)])
+        key = hashlib.blake2b(text.encode(), digest_size=16).digest()
+        bits = np.random.Philox(key=np.frombuffer(key, dtype=np.uint64))
+        self._generator = np.random.Generator(bits)
+
+    def uniform(self, size: int) -> Floats:
+        """``size`` doubles, uniform on [0, 1) in steps of 2^-53."""
+        return self._generator.random(size)
+
+    def normal(self, size: int) -> Floats:
+        """``size`` standard normals."""
+        return self._generator.standard_normal(size)
+
+
+class Randomness:
+    """Gives every purpose its stream.
+
+    Args:
+        seed: of a simulation, at least 0; None draws everything from the operating system.
+    """
+
+    def __init__(self, seed: int | None) -> None:
+        if seed is not None:
+            validate.at_least("seed", seed, 0)
+        self.seed = seed
+
+    @property
+    def name(self) -> str:
+        """The kind of source, as the ledger names it."""
+        return SystemSource.name if self.seed is None else SimulationSource.name
+
+    def source(self, *labels: str | int) -> Source:
+        """The stream for one purpose; labels only matter in a simulation."""
+        if self.seed is None:
+            return SystemSource()
+        return SimulationSource(self.seed, *labels)
+
+    def number(self, *labels: str | int) -> int:
+        """A 63-bit number, for libraries that want a seed of their own and protect nobody."""
+        return int(self.source(*labels).uniform(1)[0] * 2**53)

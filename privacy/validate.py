@@ -1,0 +1,56 @@
+"""Checks used at construction; each failure is a `ConfigError` that says ``name=value``."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection
+
+from tacit.privacy.errors import ConfigError
+
+
+def finite(name: str, value: float) -> None:
+    """Refuses NaN and the infinities."""
+    if not math.isfinite(value):
+        raise ConfigError(f"{name}={value} must be a finite number")
+
+
+def positive(name: str, value: float) -> None:
+    """Refuses everything but finite values above 0."""
+    if not (math.isfinite(value) and value > 0):
+        raise ConfigError(f"{name}={value} must be finite and greater than 0")
+
+
+def nonnegative(name: str, value: float) -> None:
+    """Refuses everything but finite values of at least 0."""
+    if not (math.isfinite(value) and value >= 0):
+        raise ConfigError(f"{name}={value} must be finite and at least 0")
+
+
+def rate(name: str, value: float) -> None:
+    """Refuses everything outside (0, 1]."""
+    if not 0 < value <= 1:
+        raise ConfigError(f"{name}={value} must be in (0, 1]")
+
+
+def open_unit(name: str, value: float) -> None:
+    """Refuses everything outside (0, 1)."""
+    if not 0 < value < 1:
+        raise ConfigError(f"{name}={value} must be in (0, 1)")
+
+
+def half_open_unit(name: str, value: float) -> None:
+    """Refuses everything outside [0, 1)."""
+    if not 0 <= value < 1:
+        raise ConfigError(f"{name}={value} must be in [0, 1)")
+
+
+def at_least(name: str, value: int, low: int) -> None:
+    """Refuses integers below ``low``."""
+    if value < low:
+        raise ConfigError(f"{name}={value} must be at least {low}")
+
+
+def one_of(name: str, value: str, allowed: Collection[str]) -> None:
+    """Refuses a word that isn't in ``allowed``."""
+    if value not in allowed:
+        raise ConfigError(f"{name}={value} must be one of {', '.join(sorted(allowed))}")

@@ -1,0 +1,42 @@
+"""The Flower ServerApp: the same coordinator over whatever Grid Flower hands it.
+
+Run config: ``overrides``, as on tacit's command line, and ``home``. See `docs/flower.md`.
+"""
+
+from __future__ import annotations
+
+import logging
+
+import torch
+from flwr.app import Context
+from flwr.serverapp import Grid, ServerApp
+
+from tacit.configs import build
+from tacit.server import runs
+from tacit.server.home import Home
+from tacit.server.legs import Legs, census
+from tacit.server.store import Store
+from tacit.tasks.task import load
+
+log = logging.getLogger("tacit")
+
+app = ServerApp()
+
+
+@app.main()
+def main(grid: Grid, context: Context) -> None:
+    """Runs one run to its end, or resumes the one named in the run config."""
+    spec = build.from_run_config(context.run_config)
+    home = Home(str(context.run_config.get("home") or "") or None)
+    store = Store(home)
+    torch.set_num_threads(spec.threads)
+    task = load(spec)
+    legs = Legs(grid, census(grid, spec.clients), deadline=600.0)
+    resumed = str(context.run_config.get("resume") or "")
+    run = store.run(resumed) if resumed else runs.create(spec, task, store)
+    print(f"tacit run {run['id']}", flush=True)
+    with runs.coordinator(run, task, store, home, legs) as coordinator:
+        for result in coordinator.rounds():
+            shown = {**result.metrics, **{f"epsilon.{k}": v for k, v in result.epsilon.items()}}
+            print(f"tacit round {result.round}: {shown}", flush=True)
+    store.close()

@@ -1,0 +1,88 @@
+"""Starting and resuming a run: its row, its lock, and a coordinator for it."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import importlib.util
+import json
+import secrets
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+
+from tacit.configs.build import privacy_plan
+from tacit.configs.spec import RunSpec
+from tacit.privacy.errors import ConfigError, StorageError
+from tacit.server.coordinator import Coordinator
+from tacit.server.home import Home
+from tacit.server.legs import Legs
+from tacit.server.model import GlobalModel
+from tacit.server.store import Row, Store
+from tacit.tasks.task import Task
+
+
+@functools.lru_cache(maxsize=1)
+def code_version() -> str:
+    """Tacit's version and a digest of the source that runs, whatever the version says."""
+    hasher = hashlib.sha256()
+    for name in ("privacy", "configs", "tasks", "client", "server"):
+        found = importlib.util.find_spec(f"tacit.{name}")
+        for folder in (found.submodule_search_locations or []) if found else []:
+            for path in sorted(Path(folder).rglob("*.py")):
+                hasher.update(f"{name}/{path.relative_to(folder)}\x00".encode())
+                hasher.update(path.read_bytes())
+    return f"tacit {version('tacit')}+src.{hasher.hexdigest()[:12]}"
+
+
+def create(spec: RunSpec, task: Task, store: Store) -> Row:
+    """A new run's row, committed."""
+    plan = privacy_plan(spec, task.examples_per_client)
+    identifier = f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
+    store.create_run(
+        {
+            "id": identifier,
+            "name": spec.name or task.name,
+            "spec": json.dumps(spec.to_dict()),
+            "spec_digest": spec.digest(),
+            "plan": json.dumps(plan.to_json()),
+            "plan_digest": plan.digest(),
+            "code": code_version(),
+            "message": "",
+        }
+    )
+    return store.run(identifier)
+
+
+def spec_of(run: Row) -> RunSpec:
+    """The configuration a run was started with."""
+    return RunSpec.from_dict(json.loads(run["spec"]))
+
+
+@contextlib.contextmanager
+def coordinator(
+    run: Row, task: Task, store: Store, home: Home, legs: Legs
+) -> Iterator[Coordinator]:
+    """A coordinator with the run to itself.
+
+    Raises:
+        StorageError: another process holds the run.
+        ConfigError: the task isn't the one the run was started with.
+    """
+    spec = spec_of(run)
+    plan = privacy_plan(spec, task.examples_per_client)
+    if plan.digest() != run["plan_digest"]:
+        raise ConfigError(
+            f"run={run['id']} was started under privacy plan {run['plan_digest'][:12]}, and this "
+            f"task makes it {plan.digest()[:12]}",
+            "resume with the task it was started with",
+        )
+    home.run(run["id"])
+    lock = f"runs/{run['id']}/lock"
+    with home.lock(lock, busy=f"run={run['id']} is held by another process"):
+        fresh = store.run(run["id"])
+        if fresh["status"] == "finished":
+            raise StorageError(f"run={run['id']} is finished; there is nothing to resume")
+        yield Coordinator(fresh, spec, plan, GlobalModel(task, spec), store, legs)

@@ -1,0 +1,97 @@
+"""The tables. Alembic's migrations make them; this is what queries are written against.
+
+``leaves`` is append-only and its index has no gaps: a Merkle tree is laid over it. Rows of
+``versions`` are never changed. ``runs`` is the one table of mutable state.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    Column,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+)
+
+metadata = MetaData()
+
+runs = Table(
+    "runs",
+    metadata,
+    Column("id", String(64), primary_key=True),
+    Column("name", String(200), nullable=False),
+    Column("status", String(20), nullable=False),
+    Column("message", Text, nullable=False, default=""),
+    Column("created_at", String(40), nullable=False),
+    Column("spec", Text, nullable=False),
+    Column("spec_digest", String(64), nullable=False),
+    Column("plan", Text, nullable=False),
+    Column("plan_digest", String(64), nullable=False),
+    Column("code", String(80), nullable=False),
+    Column("round", Integer, nullable=False, default=0),
+    Column("state", String(64), nullable=True),
+)
+
+leaves = Table(
+    "leaves",
+    metadata,
+    Column("index", Integer, primary_key=True, autoincrement=False),
+    Column("run", String(64), nullable=False),
+    Column("kind", String(16), nullable=False),
+    Column("body", Text, nullable=False),
+    Column("hash", String(64), nullable=False),
+    Index("leaves_run", "run", "index"),
+)
+
+# Opens a leaf's commitment: secret, as the amplified claims rest on it.
+cohorts = Table(
+    "cohorts",
+    metadata,
+    Column("leaf", Integer, ForeignKey("leaves.index"), primary_key=True),
+    Column("run", String(64), nullable=False, index=True),
+    Column("purpose", String(16), nullable=False),
+    Column("salt", LargeBinary, nullable=False),
+    Column("members", Text, nullable=False),
+)
+
+versions = Table(
+    "versions",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("name", String(200), nullable=False),
+    Column("number", Integer, nullable=False),
+    Column("run", String(64), ForeignKey("runs.id"), nullable=False),
+    Column("round", Integer, nullable=False),
+    Column("artifact", String(64), nullable=False),
+    Column("parent", Integer, ForeignKey("versions.id"), nullable=True),
+    Column("charge", Integer, ForeignKey("leaves.index"), nullable=False),
+    Column("release", Integer, ForeignKey("leaves.index"), nullable=False, unique=True),
+    Column("plan_digest", String(64), nullable=False),
+    Column("spec_digest", String(64), nullable=False),
+    Column("code", String(80), nullable=False),
+    Column("metrics", Text, nullable=False),
+    Column("created_at", String(40), nullable=False),
+    UniqueConstraint("name", "number"),
+    UniqueConstraint("run", "round"),
+)
+
+# One row a released round, for reports. The counts are the operator's: no release has them.
+rounds = Table(
+    "rounds",
+    metadata,
+    Column("run", String(64), ForeignKey("runs.id"), primary_key=True),
+    Column("round", Integer, primary_key=True),
+    Column("metrics", Text, nullable=False),
+    Column("epsilon", Text, nullable=False),
+    Column("asked", Integer, nullable=False),
+    Column("accepted", Integer, nullable=False),
+    Column("rejected", Text, nullable=False),
+    Column("seconds", Float, nullable=False),
+)

@@ -1,0 +1,192 @@
+"""Runs or resumes a simulation in one process."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tacit.client.app import make_app
+from tacit.configs import build
+from tacit.configs.spec import RunSpec
+from tacit.server import runs
+from tacit.server.coordinator import RoundResult
+from tacit.server.home import Home
+from tacit.server.legs import Legs
+from tacit.server.store import Row, Store
+from tacit.simulations import report
+from tacit.simulations.grid import InProcessGrid
+from tacit.tasks.task import Task, check, load
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """How a run ended.
+
+    Attributes:
+        run: its identifier.
+        status: "finished", or "stopped" by its budget.
+        message: why it stopped.
+        rounds: rounds released, those of earlier sessions included.
+        model: the newest version, as ``name@number``.
+        model_version: its number.
+        artifact_sha256: its digest.
+        metrics: of the newest evaluated version.
+        epsilon: client, client_unamplified, record, record_unamplified, record_local; None
+            where nothing is claimed.
+        delta: of the client unit, or of the record unit where only that is protected.
+        claims: every row of unit x adversary x amplified, with cross-check and assumption.
+        client_updates_per_second: over the rounds of this session.
+        wall_seconds: of this session.
+        folder: the run's folder, with ``report.html``.
+    """
+
+    run: str
+    status: str
+    message: str
+    rounds: int
+    model: str
+    model_version: int
+    artifact_sha256: str
+    metrics: dict[str, float]
+    epsilon: dict[str, float | None]
+    delta: float
+    claims: list[dict[str, Any]]
+    client_updates_per_second: float
+    wall_seconds: float
+    folder: Path
+
+    def to_json(self) -> dict[str, Any]:
+        """What ``--json`` prints."""
+        return {
+            "run": self.run,
+            "status": self.status,
+            "rounds": self.rounds,
+            "model": self.model,
+            "model_version": self.model_version,
+            "artifact_sha256": self.artifact_sha256,
+            "metrics": self.metrics,
+            "epsilon": self.epsilon,
+            "delta": self.delta,
+            "claims": self.claims,
+            "client_updates_per_second": self.client_updates_per_second,
+            "wall_seconds": self.wall_seconds,
+            "report": str(self.folder / "report.html"),
+        }
+
+
+def simulate(
+    overrides: Sequence[str] = (),
+    *,
+    task: Task | None = None,
+    home: str | PathLike[str] | None = None,
+    resume: str | None = None,
+    started: Callable[[Row, RunSpec], None] | None = None,
+    progress: Callable[[RoundResult], None] | None = None,
+) -> Result:
+    """Trains a model over simulated clients in this process.
+
+    Args:
+        overrides: settings as on the command line, such as ``["rounds=10", "seed=1"]``.
+        task: your own; None finds the one the settings name.
+        home: where state is kept; None takes ``TACIT_HOME``, else ``.tacit``.
+        resume: a run to go on with, its id or a prefix or ``"last"``, in place of settings.
+        started: called once, with the run's row and configuration.
+        progress: called after every released round.
+
+    Raises:
+        TacitError: one of its children, with a hint of what to do.
+
+    Example:
+        >>> import tempfile
+        >>> result = simulate(["rounds=1", "clients=50", "cohort=5"], home=tempfile.mkdtemp())
+        >>> result.rounds
+        1
+    """
+    began = time.perf_counter()
+    place = Home(home)
+    store = Store(place)
+    try:
+        if resume is None:
+            spec = build.compose(overrides)
+            found = check(task, spec) if task is not None else load(spec)
+            run = runs.create(spec, found, store)
+        else:
+            run = store.run(resume)
+            spec = runs.spec_of(run)
+            found = check(task, spec) if task is not None else load(spec)
+        if started is not None:
+            started(run, spec)
+        with torch.random.fork_rng(devices=[]), _threads(spec.threads):
+            updates, seconds = _run(run, spec, found, store, place, progress)
+        result = summary(store, run["id"], updates / max(seconds, 1e-9), began)
+        report.write(store, run["id"], result.claims)
+        return result
+    finally:
+        store.close()
+
+
+def _run(
+    run: Row,
+    spec: RunSpec,
+    task: Task,
+    store: Store,
+    home: Home,
+    progress: Callable[[RoundResult], None] | None,
+) -> tuple[int, float]:
+    """Runs the rounds; returns how many clients answered, and in what time."""
+    grid = InProcessGrid(make_app(task), spec.clients, {"spec": json.dumps(spec.to_dict())})
+    updates, seconds = 0, 0.0
+    with runs.coordinator(run, task, store, home, Legs(grid, grid.nodes)) as coordinator:
+        for result in coordinator.rounds():
+            updates += result.asked
+            seconds += result.seconds
+            if progress is not None:
+                progress(result)
+    return updates, seconds
+
+
+def summary(store: Store, identifier: str, rate: float, began: float) -> Result:
+    """A run's end, read back from the database."""
+    run = store.run(identifier)
+    version = store.versions(run=identifier)[-1]
+    plan = json.loads(run["plan"])
+    deltas = {"client": plan["client_delta"], "record": plan["record_delta"]}
+    rounds = store.rounds(identifier)
+    measured = [row["metrics"] for row in rounds if row["metrics"]]
+    return Result(
+        run=identifier,
+        status=run["status"],
+        message=run["message"],
+        rounds=run["round"],
+        model=f"{version['name']}@{version['number']}",
+        model_version=version["number"],
+        artifact_sha256=version["artifact"],
+        metrics=measured[-1] if measured else {},
+        epsilon=rounds[-1]["epsilon"],
+        delta=deltas["client" if plan["client"] else "record"],
+        claims=report.claims(store, identifier),
+        client_updates_per_second=rate,
+        wall_seconds=time.perf_counter() - began,
+        folder=store.home.run(identifier),
+    )
+
+
+class _threads:  # noqa: N801 - a context manager
+    """Torch's threads for the run, and the caller's number again afterwards."""
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+
+    def __enter__(self) -> None:
+        self._before = torch.get_num_threads()
+        torch.set_num_threads(self._count)
+
+    def __exit__(self, *_: object) -> None:
+        torch.set_num_threads(self._before)

@@ -1,0 +1,125 @@
+"""A Flower `Grid` in one process: clients are called directly, one at a time.
+
+No Ray, no serialisation, no threads. A client is called when its reply is pulled, so a
+coordinator that adds up replies as they come never holds more than one. What flwr 1.41
+keeps private and this needs is all in this module: message ids, `Run`, `TaskIdentity`.
+"""
+
+from __future__ import annotations
+
+import itertools
+import traceback
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from flwr.app import Context, Error, Message, RecordDict
+from flwr.clientapp import ClientApp
+from flwr.common.constant import SUPERLINK_NODE_ID, ErrorCode
+from flwr.serverapp import Grid
+from flwr.supercore.run import Run
+from flwr.supercore.task_identity import TaskIdentity
+
+from tacit.privacy.errors import TacitError
+
+_FIRST_NODE = 1000
+
+
+class InProcessGrid(Grid):
+    """Calls a ClientApp for each of ``clients`` nodes.
+
+    An exception in a client becomes an error reply, as on Flower's engines, except for a
+    `TacitError`: that is the user's to mend and ends the simulation.
+
+    Args:
+        app: the clients'.
+        clients: how many; contexts are made when a client is first called.
+        run_config: what the clients find in their context.
+    """
+
+    def __init__(self, app: ClientApp, clients: int, run_config: Mapping[str, Any]) -> None:
+        self._app, self._clients, self._config = app, clients, dict(run_config)
+        self._run = Run.create_empty(1)
+        # Message() refuses to be made outside a Flower process unless these are set.
+        TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = 1, SUPERLINK_NODE_ID, 1
+        self._ids = itertools.count(1)
+        self._pending: dict[str, Message] = {}
+        self._states: dict[int, RecordDict] = {}
+
+    @property
+    def nodes(self) -> dict[int, int]:
+        """Node id of each client number."""
+        return {k: _FIRST_NODE + k for k in range(self._clients)}
+
+    def set_run(self, run: Run) -> None:
+        """Part of Flower's interface; a simulation has one run."""
+        self._run = run
+
+    @property
+    def run(self) -> Run:
+        """Flower's record of the run."""
+        return self._run
+
+    def create_message(
+        self,
+        content: RecordDict,
+        message_type: str,
+        dst_node_id: int,
+        group_id: str,
+        ttl: float | None = None,
+    ) -> Message:
+        """A message to a node."""
+        return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
+
+    def get_node_ids(self) -> Iterable[int]:
+        """All nodes."""
+        return range(_FIRST_NODE, _FIRST_NODE + self._clients)
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        """Takes messages; their clients are called when replies are pulled."""
+        pushed = []
+        for message in messages:
+            identifier = f"m{next(self._ids)}"
+            # No public setter; Flower's own in-memory grid does the same.
+            message.metadata.__dict__["_message_id"] = identifier
+            self._pending[identifier] = message
+            pushed.append(identifier)
+        return pushed
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        """Yields replies one by one, calling each client as its turn comes."""
+        for identifier in message_ids:
+            message = self._pending.pop(identifier, None)
+            if message is not None:
+                yield self._call(message)
+
+    def send_and_receive(
+        self, messages: Iterable[Message], *, timeout: float | None = None
+    ) -> Iterable[Message]:
+        """Calls every addressee; there is nothing to time out."""
+        return list(self.pull_messages(self.push_messages(messages)))
+
+    def _call(self, message: Message) -> Message:
+        node = message.metadata.dst_node_id
+        context = Context(
+            run_id=1,
+            node_id=node,
+            node_config={"partition-id": node - _FIRST_NODE, "num-partitions": self._clients},
+            state=self._states.get(node, RecordDict()),
+            run_config=dict(self._config),
+        )
+        # The client gets its own record: it may change what it is handed.
+        own = RecordDict(dict(message.content))
+        asked = Message(own, node, message.metadata.message_type)
+        asked.metadata.__dict__.update(message.metadata.__dict__)
+        try:
+            reply = self._app(asked, context)
+        except TacitError:
+            raise
+        except Exception as error:  # noqa: BLE001
+            # What Flower's engines do: one client's failure is a reply, not the run's end.
+            reason = "".join(traceback.format_exception(error))
+            code = ErrorCode.CLIENT_APP_RAISED_EXCEPTION
+            return Message(Error(code=code, reason=reason), reply_to=message)
+        if len(context.state) > 0:
+            self._states[node] = context.state
+        return reply

@@ -1,0 +1,22 @@
+"""The command line. Messages and progress go to stderr, results to stdout."""
+
+from __future__ import annotations
+
+import sys
+
+from tacit.cli.root import app
+from tacit.privacy.errors import TacitError
+
+
+def main() -> None:
+    """Runs the command line; a user's mistake is a message and a hint, never a traceback."""
+    try:
+        app()
+    except TacitError as error:
+        print(f"tacit: {error.message}", file=sys.stderr)
+        if error.hint:
+            print(f"       {error.hint}", file=sys.stderr)
+        sys.exit(2)
+
+
+__all__ = ["app", "main"]

@@ -1,0 +1,97 @@
+"""``tacit models``: the versions in a home."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from tacit.cli.common import HomeOption, JsonOption, number, open_store, print_json, print_table
+
+if TYPE_CHECKING:
+    from tacit.server.registry import ModelRegistry
+
+app = typer.Typer(help="Model versions: where each came from, and its file.", no_args_is_help=True)
+
+Reference = Annotated[
+    str, typer.Argument(metavar="MODEL", help="NAME, NAME@NUMBER or a digest's prefix.")
+]
+
+
+def _registry(home: str | None) -> ModelRegistry:
+    from tacit.server.registry import ModelRegistry
+
+    store = open_store(home)
+    return ModelRegistry(store.home, store)
+
+
+@app.command("list")
+def list_(
+    name: Annotated[str | None, typer.Argument(help="Only this model's versions.")] = None,
+    as_json: JsonOption = False,
+    home: HomeOption = None,
+) -> None:
+    """List versions, oldest first."""
+    rows = _registry(home).list(name)
+    if as_json:
+        print_json(rows)
+        return
+    print_table(
+        "versions",
+        ["version", "run", "round", "accuracy", "artifact", "created"],
+        [
+            (
+                f"{r['name']}@{r['number']}",
+                r["run"],
+                r["round"],
+                number(r["metrics"].get("accuracy"), none=""),
+                r["artifact"][:16],
+                r["created_at"],
+            )
+            for r in rows
+        ],
+    )
+
+
+@app.command()
+def show(model: Reference, as_json: JsonOption = False, home: HomeOption = None) -> None:
+    """Show one version: its parent, plan, charge and arrays; checks the file's digest."""
+    registry = _registry(home)
+    row = registry.find(model)
+    arrays = registry.get(row["artifact"])
+    described: dict[str, Any] = {
+        **row,
+        "path": str(registry.path(row["artifact"])),
+        "arrays": {n: {"dtype": str(a.dtype), "shape": list(a.shape)} for n, a in arrays.items()},
+    }
+    if as_json:
+        print_json(described)
+        return
+    print_table(f"{row['name']}@{row['number']}", ["field", "value"], described.items())
+
+
+@app.command()
+def export(
+    model: Reference,
+    to: Annotated[str, typer.Option("--to", metavar="FILE", help="Where to write it.")],
+    as_json: JsonOption = False,
+    home: HomeOption = None,
+) -> None:
+    """Write a version's safetensors file, after checking its digest."""
+    from pathlib import Path
+
+    from tacit.privacy.errors import StorageError
+    from tacit.server.home import explained, write_durably
+
+    registry = _registry(home)
+    row = registry.find(model)
+    path = Path(to)
+    if path.exists():
+        raise StorageError(f"{path} is there already", "choose another name, or remove it")
+    with explained(f"{path.parent} can't be made"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    write_durably(path, registry.data(row["artifact"]))
+    if as_json:
+        print_json({"path": str(path), "artifact_sha256": row["artifact"]})
+    else:
+        print(f"{row['name']}@{row['number']} -> {path} (sha256 {row['artifact']})")

@@ -1,0 +1,18 @@
+"""The root command and its groups; each command imports what it needs when it runs."""
+
+from __future__ import annotations
+
+import typer
+
+from tacit.cli import ledger, models, runs, simulate
+
+app = typer.Typer(
+    help="Federated learning with differential privacy.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+app.command("simulate")(simulate.simulate)
+app.add_typer(ledger.app, name="ledger")
+app.add_typer(models.app, name="models")
+app.add_typer(runs.app, name="runs")

@@ -1,0 +1,122 @@
+"""``experiment=fashion_mnist``: 60,000 training and 10,000 test images, 28x28, 10 classes."""
+
+from __future__ import annotations
+
+import functools
+import gzip
+import struct
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from tacit.configs.spec import RunSpec
+from tacit.privacy.errors import DataError
+from tacit.privacy.noise import Randomness
+from tacit.tasks import models, partition
+from tacit.tasks.task import Records, Task
+
+DEBIAN = Path("/usr/share/datasets/fashion-mnist")
+HUB = "zalando-datasets/fashion_mnist"
+Split = tuple[torch.Tensor, torch.Tensor]
+
+
+def fashion_mnist(spec: RunSpec) -> Task:
+    """Fashion-MNIST over ``spec.clients`` clients; its test images are the public test set."""
+    (inputs, targets), (test_inputs, test_targets) = _load(spec.data.root, spec.data.hub)
+    seed = Randomness(spec.seed or 0).number("partition")
+    parts = partition.split({"label": targets.numpy()}, spec.clients, spec.partition, seed)
+
+    def data(client: int) -> Records:
+        rows = torch.from_numpy(parts[client])
+        return inputs[rows], targets[rows]
+
+    return Task(
+        name="fashion_mnist",
+        model=models.tanh_cnn,
+        data=data,
+        clients=spec.clients,
+        examples_per_client=max(1, len(targets) // spec.clients),
+        test=lambda: (test_inputs, test_targets),
+    )
+
+
+@functools.lru_cache(maxsize=2)
+def _load(root: str | None, hub: bool) -> tuple[Split, Split]:
+    folder = Path(root) if root is not None else DEBIAN
+    if root is not None or folder.is_dir():
+        return _idx(folder, "train"), _idx(folder, "t10k")
+    if hub:
+        return _from_hub()
+    raise _nowhere("data.hub=false")
+
+
+def _nowhere(why: str) -> DataError:
+    return DataError(
+        f"Fashion-MNIST isn't here ({why})",
+        "apt-get install dataset-fashion-mnist; or data.root=FOLDER with its four idx files; "
+        f"or data.hub=true where the hub's {HUB} can be reached",
+    )
+
+
+def _idx(folder: Path, split: str) -> Split:
+    images = read_idx(_find(folder, f"{split}-images-idx3-ubyte"))
+    labels = read_idx(_find(folder, f"{split}-labels-idx1-ubyte"))
+    if images.ndim != 3 or labels.ndim != 1 or len(images) != len(labels):
+        raise DataError(
+            f"{folder}: {split} images have shape {images.shape}, labels {labels.shape}"
+        )
+    return _normalized(images), torch.from_numpy(labels.astype(np.int64))
+
+
+def _normalized(images: np.ndarray) -> torch.Tensor:
+    # Constants, not statistics of the data: they cost no privacy.
+    return torch.from_numpy(images.astype(np.float32)).div_(127.5).sub_(1.0).unsqueeze(1)
+
+
+def _find(folder: Path, name: str) -> Path:
+    for path in (folder / name, folder / f"{name}.gz"):
+        if path.is_file():
+            return path
+    raise _nowhere(f"no {name} or {name}.gz in {folder}")
+
+
+def read_idx(path: Path) -> np.ndarray:
+    """Reads an idx file of unsigned bytes, gzipped or not (yann.lecun.com's format).
+
+    Raises:
+        DataError: the file is cut short or something else.
+    """
+    try:
+        raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    except (OSError, EOFError) as error:
+        raise DataError(f"{path} can't be read: {error}") from error
+    if len(raw) < 4 or raw[:3] != b"\x00\x00\x08":
+        raise DataError(f"{path} is not an idx file of unsigned bytes")
+    dimensions = raw[3]
+    if len(raw) < 4 + 4 * dimensions:
+        raise DataError(f"{path} is cut short")
+    shape = struct.unpack_from(f">{dimensions}I", raw, 4)
+    values = np.frombuffer(raw, dtype=np.uint8, offset=4 + 4 * dimensions)
+    if values.size != int(np.prod(shape)):
+        raise DataError(f"{path} has {values.size} values where {shape} was promised")
+    return values.reshape(shape)
+
+
+def _from_hub() -> tuple[Split, Split]:
+    from flwr_datasets import FederatedDataset
+    from flwr_datasets.partitioner import IidPartitioner
+
+    try:
+        hub = FederatedDataset(dataset=HUB, partitioners={"train": IidPartitioner(1)})
+        splits = [hub.load_split(name) for name in ("train", "test")]
+    except (OSError, ValueError, RuntimeError) as error:
+        raise _nowhere(f"the hub: {type(error).__name__}") from error
+    train, test = (
+        (
+            _normalized(np.stack([np.asarray(image) for image in split["image"]])),
+            torch.tensor(split["label"]),
+        )
+        for split in splits
+    )
+    return train, test
