@@ -75,7 +75,7 @@ class Trainer:
         batches = randomness.source("batch", *labels)
         if randomness.seed is not None:
             # For layers that draw in training, such as dropout.
-            torch.manual_seed(randomness.number("layers", *labels))
+            torch.default_generator.manual_seed(randomness.number("layers", *labels))
         if self._module is not None and not self._checked and len(inputs) > 0:
             guard.check_gradients(self.task, self._module, inputs, targets)
             self._checked = True

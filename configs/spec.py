@@ -197,6 +197,7 @@ class RunSpec:
 
     Attributes:
         task: a built-in task's name, or ``module:attribute`` of your own.
+        model: which of the task's models; None takes its first.
         name: of the model in the registry; None takes the task's.
         clients: size of the population.
         cohort: expected clients in a round; each joins with probability cohort / clients.
@@ -209,6 +210,7 @@ class RunSpec:
     """
 
     task: str
+    model: str | None
     name: str | None
     clients: int
     cohort: float

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import dp_accounting
@@ -122,23 +122,50 @@ class Accountant:
         key = tuple(sorted(self._counts.items(), key=repr))
         if key not in self._memo:
             self._memo.clear()
-            self._memo[key] = self._epsilon() * _ROUND_UP
+            self._memo[key] = self._epsilon(self.delta) * _ROUND_UP
         return self._memo[key]
 
-    def _epsilon(self) -> float:
+    def substituted(self, delta: float) -> float:
+        """Epsilon at ``delta`` for *substituting* one unit's data, by group privacy.
+
+        Substituting is removing and adding: if (e, d) holds for each, (2e, (1 + exp(e)) d)
+        holds for both (Vadhan 2017, "The Complexity of Differential Privacy", Lemma 2.2).
+        The largest d on a grid that fits into ``delta`` is taken; infinity if none does.
+        """
+        return self._substituted(self._epsilon, delta)
+
+    def substituted_cross_check(self, delta: float) -> float:
+        """RDP's figure for `substituted`."""
+        rdp = self._rdp()
+        return self._substituted(lambda d: float(rdp.get_epsilon(d)), delta)
+
+    def _substituted(self, epsilon_at: Callable[[float], float], delta: float) -> float:
+        if not self._counts:
+            return 0.0
+        # From the largest down, in quarters of a decade; below 1e-14 the truncated tails of
+        # the privacy loss distribution leave nothing to find.
+        exponent = math.log10(delta)
+        while exponent > -14:
+            exponent -= 0.25
+            one = epsilon_at(10.0**exponent)
+            if one < 700 and (1.0 + math.exp(one)) * 10.0**exponent <= delta:
+                return 2.0 * one * _ROUND_UP
+        return math.inf
+
+    def _epsilon(self, delta: float) -> float:
         sampled = {e: n for e, n in self._counts.items() if e.sampling_rate < 1.0}
         full = [(e.noise_multiplier, n) for e, n in self._counts.items() if e.sampling_rate == 1.0]
         total = collapse(z / math.sqrt(n) for z, n in full) if full else math.inf
         if not sampled:
-            return float(dp_accounting.get_epsilon_gaussian(total, self.delta))
+            return float(dp_accounting.get_epsilon_gaussian(total, delta))
         interval = min(_interval(e) for e in sampled)
         parts = [self._self_composed(e, n, interval) for e, n in sampled.items()]
         if full:
             parts.append(_single(SampledGaussian(total), interval))
         composed = functools.reduce(lambda a, b: a.compose(b), parts)
-        value = float(composed.get_epsilon_for_delta(self.delta))
+        value = float(composed.get_epsilon_for_delta(delta))
         if math.isnan(value):
-            raise AccountingError(f"delta={self.delta} is too small for the accountant")
+            raise AccountingError(f"delta={delta} is too small for the accountant")
         return value
 
     def _self_composed(
@@ -159,10 +186,13 @@ class Accountant:
 
     def cross_check(self) -> float:
         """RDP's bound for the same events (Mironov 2017; Canonne et al. 2020 conversion)."""
+        return float(self._rdp().get_epsilon(self.delta)) * _ROUND_UP if self._counts else 0.0
+
+    def _rdp(self) -> RdpAccountant:
         rdp = RdpAccountant(_ORDERS, dp_accounting.NeighboringRelation.ADD_OR_REMOVE_ONE)
         for event, count in self._counts.items():
             rdp.compose(event.dp_event(), count)
-        return float(rdp.get_epsilon(self.delta)) * _ROUND_UP if self._counts else 0.0
+        return rdp
 
     def result(self) -> Epsilon:
         """Figure and cross-check with their provenance."""

@@ -13,6 +13,7 @@ over them.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -20,12 +21,15 @@ from typing import Any, Literal
 import rfc8785
 
 from tacit.privacy import events
-from tacit.privacy.accountant import Accountant
+from tacit.privacy.accountant import Accountant, version
 from tacit.privacy.errors import AccountingError
 from tacit.privacy.plan import Claim
 
 Kind = Literal["CHARGE", "RELEASE", "ABANDON"]
 Purpose = Literal["train", "evaluate"]
+
+
+_IMPLIED = "implied by the client-level guarantee (group privacy of two)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,28 +153,44 @@ class Spending:
                 takes[leaf["purpose"], event] = leaf["participations"]
 
     def epsilon(self, unit: str, adversary: str, amplified: bool) -> float | None:
-        """The figure for one row; None where nothing is claimed."""
-        key = ClaimKey(unit, adversary, amplified)
-        if key in self._void or key not in self._releases:
-            return None
-        return self._releases[key].epsilon()
+        """The figure for one row; None where nothing is claimed.
+
+        A record's figure against the public is the smaller of its own and what the
+        client-level guarantee implies: a record is part of one client, so changing it
+        substitutes that client's update for another within the clip.
+        """
+        own, implied = self._own(ClaimKey(unit, adversary, amplified)), None
+        if (unit, adversary) == ("record", "public"):
+            client = self._own(ClaimKey("client", "public", amplified))
+            implied = client.substituted(self.deltas["record"]) if client else None
+        known = [e for e in (own.epsilon() if own else None, implied) if e is not None]
+        smallest = min(known, default=math.inf)
+        return smallest if math.isfinite(smallest) else None
+
+    def _own(self, key: ClaimKey) -> Accountant | None:
+        return None if key in self._void else self._releases.get(key)
 
     def table(self) -> list[dict[str, Any]]:
         """Every row with figure, cross-check, delta and assumption."""
         rows = []
-        for key, accountant in sorted(self._releases.items(), key=lambda kv: repr(kv[0])):
-            claimed = key not in self._void
-            result = accountant.result() if claimed else None
+        for key in sorted(self._releases, key=repr):
+            own, assumes = self._own(key), self._assumes[key]
+            value = self.epsilon(key.unit, key.adversary, key.amplified)
+            check = own.cross_check() if own else None
+            if value is not None and (own is None or value < own.epsilon()):
+                client = ClaimKey("client", "public", key.amplified)
+                check = self._releases[client].substituted_cross_check(self.deltas["record"])
+                assumes = f"{_IMPLIED}; {self._assumes[client]}"
             rows.append(
                 {
                     "unit": key.unit,
                     "adversary": key.adversary,
                     "amplified": key.amplified,
-                    "epsilon": result.value if result else None,
-                    "cross_check": result.cross_check if result else None,
-                    "delta": accountant.delta,
-                    "accountant": result.accountant if result else None,
-                    "assumes": self._assumes[key],
+                    "epsilon": value,
+                    "cross_check": check,
+                    "delta": self.deltas[key.unit],
+                    "accountant": version() if value is not None else None,
+                    "assumes": assumes,
                 }
             )
         return rows

@@ -18,6 +18,7 @@ What a plan claims for each release is computed by `PrivacyPlan.training` and
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import math
 from dataclasses import asdict, dataclass
@@ -241,7 +242,7 @@ class PrivacyPlan:
 
     def digest(self) -> str:
         """SHA-256 of the plan in canonical JSON (RFC 8785), in hex."""
-        return hashlib.sha256(rfc8785.dumps(asdict(self))).hexdigest()
+        return _digest(self)
 
     def to_json(self) -> dict[str, Any]:
         """The plan as a ledger leaf carries it."""
@@ -295,6 +296,11 @@ class PrivacyPlan:
         for adversary in ADVERSARIES:
             claims += _record(adversary, z, 1.0, 1, _LOCAL_COUNTS)
         return claims
+
+
+@functools.lru_cache(maxsize=64)
+def _digest(plan: PrivacyPlan) -> str:
+    return hashlib.sha256(rfc8785.dumps(asdict(plan))).hexdigest()
 
 
 def _client(noise_multiplier: float, rate: float) -> list[Claim]:

@@ -13,31 +13,41 @@ import torch
 from tacit.configs.spec import RunSpec
 from tacit.privacy.errors import DataError
 from tacit.privacy.noise import Randomness
-from tacit.tasks import models, partition
+from tacit.tasks import features, models, partition
 from tacit.tasks.task import Records, Task
 
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
 HUB = "zalando-datasets/fashion_mnist"
 Split = tuple[torch.Tensor, torch.Tensor]
+MODELS: dict[str, models.Choice] = {
+    "gabor_cnn": (models.gabor_cnn, features.gabor),
+    "gabor_linear": (lambda: models.linear(784, 10, scale=4.0), features.gabor),
+    "tanh_cnn": (models.tanh_cnn, lambda images: 2 * images - 1),
+}
 
 
 def fashion_mnist(spec: RunSpec) -> Task:
-    """Fashion-MNIST over ``spec.clients`` clients; its test images are the public test set."""
+    """Fashion-MNIST over ``spec.clients`` clients; its test images are the public test set.
+
+    Models: "gabor_cnn" and "gabor_linear" on fixed Gabor features, "tanh_cnn" on pixels.
+    """
+    model, prepare = models.choose(MODELS, spec.model)
     (inputs, targets), (test_inputs, test_targets) = _load(spec.data.root, spec.data.hub)
     seed = Randomness(spec.seed or 0).number("partition")
     parts = partition.split({"label": targets.numpy()}, spec.clients, spec.partition, seed)
 
+    @functools.cache
     def data(client: int) -> Records:
         rows = torch.from_numpy(parts[client])
-        return inputs[rows], targets[rows]
+        return prepare(inputs[rows]), targets[rows]
 
     return Task(
         name="fashion_mnist",
-        model=models.tanh_cnn,
+        model=model,
         data=data,
         clients=spec.clients,
         examples_per_client=max(1, len(targets) // spec.clients),
-        test=lambda: (test_inputs, test_targets),
+        test=lambda: (prepare(test_inputs), test_targets),
     )
 
 
@@ -70,8 +80,8 @@ def _idx(folder: Path, split: str) -> Split:
 
 
 def _normalized(images: np.ndarray) -> torch.Tensor:
-    # Constants, not statistics of the data: they cost no privacy.
-    return torch.from_numpy(images.astype(np.float32)).div_(127.5).sub_(1.0).unsqueeze(1)
+    # A constant, not a statistic of the data: it costs no privacy.
+    return torch.from_numpy(images.astype(np.float32)).div_(255.0).unsqueeze(1)
 
 
 def _find(folder: Path, name: str) -> Path:

@@ -169,7 +169,7 @@ def _closing(result: Result) -> None:
 
     print_table(
         f"{result.model}: {result.status} after {result.rounds} rounds",
-        ["unit", "against", "amplified", "epsilon", "delta", "assuming"],
+        ["unit", "against", "amplified", "epsilon", "delta"],
         [
             (
                 c["unit"],
@@ -177,7 +177,6 @@ def _closing(result: Result) -> None:
                 "yes" if c["amplified"] else "no",
                 number(c["epsilon"]),
                 f"{c['delta']:.3g}",
-                c["assumes"],
             )
             for c in result.claims
         ],

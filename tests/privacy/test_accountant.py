@@ -1,0 +1,397 @@
+"""The accountant against oracles that share none of its code, and against itself.
+
+`hockey_stick` and `gaussian_delta` are closed forms; prv-accountant is Microsoft's (Gopi et
+al. 2021), with its own discretisation and an interval around its figure; dp-accounting's
+optimistic PLD is a lower bound on the true epsilon.
+"""
+
+from __future__ import annotations
+
+import math
+
+import dp_accounting
+import pytest
+from dp_accounting.pld import privacy_loss_distribution as pld
+from dp_accounting.pld.pld_privacy_accountant import PLDAccountant
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from prv_accountant import PoissonSubsampledGaussianMechanism, PRVAccountant
+from scipy.optimize import brentq
+from scipy.special import log_ndtr, ndtr
+
+from tacit.privacy.accountant import Accountant, _interval, epsilon
+from tacit.privacy.errors import ConfigError
+from tacit.privacy.events import SampledGaussian, collapse
+
+ADD_OR_REMOVE = dp_accounting.NeighboringRelation.ADD_OR_REMOVE_ONE
+
+
+def figure(delta: float, *events: SampledGaussian) -> float:
+    """The PLD figure alone; the cross-check costs time that most tests don't need."""
+    accountant = Accountant(delta)
+    for event in events:
+        accountant.compose(event)
+    return accountant.epsilon()
+
+
+def distribution(
+    event: SampledGaussian, interval: float, *, optimistic: bool = False
+) -> pld.PrivacyLossDistribution:
+    return pld.from_gaussian_mechanism(
+        event.noise_multiplier,
+        value_discretization_interval=interval,
+        sampling_prob=event.sampling_rate,
+        pessimistic_estimate=not optimistic,
+        use_connect_dots=not optimistic,
+        neighboring_relation=ADD_OR_REMOVE,
+    ).self_compose(event.count)
+
+
+def gaussian_delta(z: float, e: float) -> float:
+    """Balle and Wang 2018, Theorem 8, for sensitivity 1."""
+    return float(ndtr(0.5 / z - e * z) - math.exp(e + log_ndtr(-0.5 / z - e * z)))
+
+
+def hockey_stick(z: float, q: float, e: float) -> float:
+    """Exact delta of one run of the sampled Gaussian, the worse of add and remove."""
+    # The likelihood ratio 1 - q + q exp((2x - 1) / 2z^2) crosses e^eps at x = cut.
+    cut = z * z * math.log((math.exp(e) - 1 + q) / q) + 0.5
+    keep, drop = ndtr(-cut / z), ndtr((1 - cut) / z)
+    remove = (1 - q) * keep + q * drop - math.exp(e) * keep
+    ratio = (math.exp(-e) - 1 + q) / q
+    add = 0.0
+    if ratio > 0:
+        cut = z * z * math.log(ratio) + 0.5
+        keep, drop = ndtr(cut / z), ndtr((cut - 1) / z)
+        add = keep - math.exp(e) * ((1 - q) * keep + q * drop)
+    return float(max(remove, add))
+
+
+# One run, and full rate: closed forms
+
+
+@pytest.mark.parametrize("z", [0.1, 0.5, 1.0, 3.0, 30.0, 200.0])
+@pytest.mark.parametrize("delta", [1e-3, 1e-5, 1e-9])
+@pytest.mark.parametrize("count", [1, 17, 1000])
+def test_full_rate_is_the_analytic_gaussian(z: float, delta: float, count: int) -> None:
+    total = z / math.sqrt(count)
+    got = figure(delta, SampledGaussian(z, 1.0, count))
+    if gaussian_delta(total, 0.0) <= delta:
+        assert got == 0.0
+        return
+    top = 1.0
+    while gaussian_delta(total, top) > delta:
+        top *= 2
+    true = brentq(lambda e: gaussian_delta(total, e) - delta, 0.0, top, xtol=1e-13, rtol=1e-14)
+    assert true * (1 - 1e-9) <= got <= true * (1 + 1e-6)
+
+
+@pytest.mark.parametrize(
+    ("q", "z", "delta"),
+    [(0.01, 1.0, 1e-6), (0.3, 0.6, 1e-5), (0.9, 2.0, 1e-5), (0.5, 1.0, 1e-9), (0.05, 0.5, 1e-7)],
+)
+def test_one_sampled_run_is_the_exact_hockey_stick(q: float, z: float, delta: float) -> None:
+    got = figure(delta, SampledGaussian(z, q))
+    assert hockey_stick(z, q, got) <= delta, "below the true epsilon"
+    assert hockey_stick(z, q, got * 0.999) > delta, "looser than 0.1%"
+
+
+# Composition: an independent implementation
+
+
+@pytest.mark.parametrize(
+    ("q", "z", "count", "delta"),
+    [
+        (0.01, 1.0, 100, 1e-5),
+        (0.01, 1.0, 10000, 1e-6),
+        (0.01, 4.0, 1000, 1e-6),
+        (0.001, 1.0, 1000, 1e-6),
+        (0.05, 0.7, 200, 1e-6),
+        (0.1, 1.0, 100, 1e-5),
+        (0.2, 1.2, 60, 300**-1.1),
+        (0.5, 2.0, 100, 1e-6),
+        (0.5, 8.0, 400, 1e-5),
+        (0.5, 0.5, 10, 1e-6),
+        (0.9, 1.0, 10, 1e-6),
+    ],
+)
+def test_within_one_percent_of_prv_and_not_below_its_lower_bound(
+    q: float, z: float, count: int, delta: float
+) -> None:
+    oracle = PRVAccountant(
+        prvs=[PoissonSubsampledGaussianMechanism(sampling_probability=q, noise_multiplier=z)],
+        max_self_compositions=[count],
+        eps_error=0.01,
+        delta_error=delta / 1000,
+    )
+    low, estimate, _ = oracle.compute_epsilon(delta=delta, num_self_compositions=[count])
+    got = figure(delta, SampledGaussian(z, q, count))
+    assert got >= low
+    assert got == pytest.approx(estimate, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("q", "z", "count", "delta"),
+    [
+        (0.01, 1.0, 1000, 1e-6),
+        (0.05, 0.7, 200, 1e-6),
+        (0.2, 1.2, 60, 1e-5),
+        (0.5, 2.0, 300, 1e-6),
+        (0.9, 1.0, 10, 1e-6),
+        (0.1, 1.0, 1, 1e-6),
+        (0.2, 30.0, 100, 1e-5),
+    ],
+)
+def test_above_the_optimistic_pld_and_close_to_it(
+    q: float, z: float, count: int, delta: float
+) -> None:
+    event = SampledGaussian(z, q, count)
+    floor = distribution(event, 1e-4, optimistic=True).get_epsilon_for_delta(delta)
+    # The optimistic figure on a grid of 1e-4 is itself up to a few percent low.
+    assert floor > 0
+    assert floor <= figure(delta, event) <= floor * 1.05
+
+
+@pytest.mark.parametrize(
+    ("q", "z", "count", "delta", "quoted"),
+    [
+        (0.01, 1.0, 1000, 1e-6, 2.125),
+        (0.01, 1.0, 10000, 1e-6, 6.907),
+        (0.05, 0.7, 200, 1e-6, 12.117),
+    ],
+)
+def test_known_figures(q: float, z: float, count: int, delta: float, quoted: float) -> None:
+    got = figure(delta, SampledGaussian(z, q, count))
+    assert got == pytest.approx(quoted, rel=5e-3)
+    assert got > quoted - 1e-3, "the quoted figure is rounded to 1e-3"
+
+
+def test_the_gdp_limit_under_counts_and_ours_does_not() -> None:
+    q, z, count, delta = 0.05, 0.7, 200, 1e-6
+    # Bu et al. 2020: mu = q sqrt(T (exp(1/z^2) - 1)), what Opacus's GDPAccountant reports.
+    mu = q * math.sqrt(count * math.expm1(z**-2))
+    limit = brentq(lambda e: gaussian_delta(1 / mu, e) - delta, 0.0, 100.0)
+    event = SampledGaussian(z, q, count)
+    floor = distribution(event, 1e-4, optimistic=True).get_epsilon_for_delta(delta)
+    assert limit < 0.95 * floor, "the example no longer shows the trap"
+    assert figure(delta, event) >= floor
+
+
+# Discretisation
+
+
+@pytest.mark.parametrize(
+    ("q", "z", "count", "delta", "finest"),
+    [
+        # Tiny rates: one run's loss is far below a grid of 1e-3 or 1e-4.
+        (1e-6, 1.0, 10**6, 1e-8, 1e-5),
+        (1e-5, 1.0, 10000, 1e-8, 1e-5),
+        (1e-4, 2.0, 1000, 1e-7, 1e-5),
+        (1e-3, 2.0, 1000, 1e-6, 1e-5),
+        (0.01, 4.0, 1000, 1e-6, 1e-5),
+        (0.01, 1.0, 1, 1e-6, 1e-4),
+        (0.01, 1.0, 1000, 1e-6, 1e-4),
+        (0.05, 0.7, 200, 1e-6, 1e-4),
+        (0.1, 1.0, 100, 1e-5, 1e-4),
+        (0.2, 30.0, 100, 1e-5, 1e-4),
+        (0.5, 2.0, 1000, 1e-6, 1e-4),
+        (0.5, 20.0, 10000, 1e-6, 1e-4),
+        (0.9, 1.0, 10, 1e-6, 1e-4),
+    ],
+)
+def test_the_chosen_grid_costs_less_than_a_fifth_of_a_percent(
+    q: float, z: float, count: int, delta: float, finest: float
+) -> None:
+    event = SampledGaussian(z, q, count)
+    fine = distribution(event, finest).get_epsilon_for_delta(delta)
+    assert fine > 0
+    assert fine * (1 - 1e-6) <= figure(delta, event) <= fine * 1.002
+
+
+@given(st.floats(1e-9, 1.0), st.floats(1e-2, 1e3))
+def test_the_grid_stays_between_its_limits(q: float, z: float) -> None:
+    assert 1e-5 <= _interval(SampledGaussian(z, q)) <= 1e-3
+
+
+# The library's traps
+
+
+@pytest.mark.parametrize("q", [0.1, 1.0])
+def test_a_count_is_never_ignored(q: float) -> None:
+    many, once = Accountant(1e-5), Accountant(1e-5)
+    many.compose(SampledGaussian(2.0, q, 30))
+    for _ in range(30):
+        once.compose(SampledGaussian(2.0, q))
+    assert many.epsilon() == pytest.approx(once.epsilon(), rel=1e-9)
+    assert many.cross_check() == pytest.approx(once.cross_check(), rel=1e-9)
+    single = epsilon([SampledGaussian(2.0, q)], 1e-5)
+    assert many.epsilon() > 2 * single.value
+    assert many.cross_check() > 1.5 * single.cross_check
+
+
+def test_gaussians_released_together_are_accounted_though_pld_refuses_nesting() -> None:
+    # Two Gaussians on the same sample are one sampled Gaussian. The library's RDP accountant
+    # takes the nested event and its PLD accountant doesn't; the collapsed one must agree.
+    q, pair = 0.1, (1.5, 5.0)
+    together = figure(1e-5, SampledGaussian(collapse(pair), q, 40))
+    nested = dp_accounting.PoissonSampledDpEvent(
+        q, dp_accounting.ComposedDpEvent([dp_accounting.GaussianDpEvent(z) for z in pair])
+    )
+    rdp = dp_accounting.rdp.RdpAccountant(list(range(2, 65)), ADD_OR_REMOVE)
+    rdp.compose(nested, 40)
+    assert 0.8 * rdp.get_epsilon(1e-5) < together < rdp.get_epsilon(1e-5)
+
+
+# Mixed events
+
+
+def test_mixed_events_equal_the_librarys_composition() -> None:
+    delta = 1e-5
+    events = [
+        SampledGaussian(1.1, 0.05, 100),
+        SampledGaussian(3.0, 0.2, 20),
+        SampledGaussian(8.0, 1.0, 5),
+    ]
+    accountant = PLDAccountant(ADD_OR_REMOVE, value_discretization_interval=1e-4)
+    accountant.compose(
+        dp_accounting.ComposedDpEvent(
+            [dp_accounting.SelfComposedDpEvent(e.dp_event(), e.count) for e in events]
+        )
+    )
+    library = accountant.get_epsilon(delta)
+    parts = [distribution(e, 1e-4, optimistic=True) for e in events]
+    floor = parts[0].compose(parts[1]).compose(parts[2]).get_epsilon_for_delta(delta)
+    got = figure(delta, *events)
+    assert got >= floor
+    assert library * (1 - 1e-6) <= got <= library * 1.002
+    assert got > max(figure(delta, e) for e in events)
+
+
+def test_the_order_of_events_does_not_matter() -> None:
+    a, b, c = SampledGaussian(1.0, 0.1, 10), SampledGaussian(2.0, 0.3, 5), SampledGaussian(6.0)
+    assert figure(1e-5, a, b, c) == pytest.approx(figure(1e-5, c, b, a), rel=1e-9)
+
+
+def test_full_rate_events_are_collapsed_exactly() -> None:
+    zs = [3.0, 5.0, 9.0]
+    apart = figure(1e-5, *(SampledGaussian(z) for z in zs))
+    assert apart == pytest.approx(figure(1e-5, SampledGaussian(collapse(zs))), rel=1e-9)
+
+
+# Asked after every round
+
+
+def test_asking_after_every_event_gives_the_figure_of_asking_once() -> None:
+    step, delta = SampledGaussian(1.0, 0.05), 1e-6
+    running = Accountant(delta)
+    for n in range(1, 201):
+        running.compose(step)
+        shown = running.epsilon()
+        if n in (1, 2, 50, 200):
+            assert shown == pytest.approx(figure(delta, step.times(n)), rel=1e-6)
+
+
+def test_asking_after_strides_and_mixtures_gives_the_figure_of_asking_once() -> None:
+    a, b, delta = SampledGaussian(1.2, 0.1), SampledGaussian(4.0, 0.3), 1e-6
+    running, taken = Accountant(delta), {a: 0, b: 0}
+    for event, n in [(a, 1), (b, 3), (a, 4), (a, 50), (b, 2), (a, 1)]:
+        running.compose(event.times(n))
+        taken[event] += n
+        now = [e.times(k) for e, k in taken.items() if k]
+        assert running.epsilon() == pytest.approx(figure(delta, *now), rel=1e-6)
+
+
+def test_copies_share_a_past_and_no_future() -> None:
+    step = SampledGaussian(1.5, 0.1)
+    first = Accountant(1e-5)
+    first.compose(step.times(10))
+    before = first.epsilon()
+    second = first.copy()
+    assert second.epsilon() == before
+    second.compose(step.times(5))
+    second.compose(SampledGaussian(3.0, 0.2))
+    after = second.epsilon()
+    assert after > before
+    assert first.epsilon() == pytest.approx(before, rel=1e-9)
+    first.compose(SampledGaussian(0.9, 0.1))
+    first.epsilon()
+    assert second.epsilon() == pytest.approx(after, rel=1e-9)
+    expected = figure(1e-5, step.times(15), SampledGaussian(3.0, 0.2))
+    assert second.epsilon() == pytest.approx(expected, rel=1e-6)
+
+
+# Shape of the figure
+
+
+def test_nothing_composed_is_nothing_spent() -> None:
+    nothing = Accountant(1e-5)
+    assert (nothing.epsilon(), nothing.cross_check()) == (0.0, 0.0)
+    assert epsilon([], 1e-5).value == 0.0
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.integers(1, 400), st.integers(1, 400), st.sampled_from([0.05, 0.3, 1.0]))
+def test_epsilon_grows_with_count(n: int, more: int, q: float) -> None:
+    event = SampledGaussian(2.0, q)
+    assert figure(1e-5, event.times(n)) < figure(1e-5, event.times(n + more))
+
+
+@settings(deadline=None, max_examples=15)
+@given(st.floats(0.6, 6.0), st.floats(1.02, 2.0), st.sampled_from([0.1, 0.5, 1.0]))
+def test_epsilon_falls_with_noise(z: float, factor: float, q: float) -> None:
+    less, more = (figure(1e-5, SampledGaussian(m, q, 20)) for m in (z, z * factor))
+    assert more < less
+
+
+@settings(deadline=None, max_examples=15)
+@given(st.floats(0.05, 0.9), st.floats(1.02, 1.1))
+def test_epsilon_grows_with_the_sampling_rate(q: float, factor: float) -> None:
+    low, high = (figure(1e-5, SampledGaussian(1.5, r, 20)) for r in (q, min(1.0, q * factor)))
+    assert low < high
+
+
+def test_full_rate_is_the_limit_of_sampling() -> None:
+    assert figure(1e-6, SampledGaussian(3.0, 1 - 1e-12, 10)) == pytest.approx(
+        figure(1e-6, SampledGaussian(3.0, 1.0, 10)), rel=1e-4
+    )
+
+
+def test_epsilon_falls_with_delta() -> None:
+    figures = [figure(d, SampledGaussian(1.0, 0.1, 50)) for d in (1e-9, 1e-6, 1e-3)]
+    assert figures == sorted(figures, reverse=True)
+    assert len(set(figures)) == 3
+
+
+# RDP beside it
+
+
+@pytest.mark.parametrize(
+    ("q", "z", "count"),
+    [(0.01, 1.0, 1000), (0.05, 0.7, 200), (0.2, 1.2, 60), (0.5, 4.0, 50), (1.0, 5.0, 10)],
+)
+def test_rdp_is_above_pld_and_within_a_sane_factor(q: float, z: float, count: int) -> None:
+    result = epsilon([SampledGaussian(z, q, count)], 1e-5)
+    assert result.value < result.cross_check < 1.5 * result.value
+
+
+def test_rdp_of_a_full_rate_gaussian_is_its_formula() -> None:
+    z, count, delta = 5.0, 10, 1e-5
+    # Canonne, Kamath and Steinke 2020, Proposition 12, over integer orders.
+    formula = min(
+        count * a / (2 * z * z) + math.log1p(-1 / a) - (math.log(delta) + math.log(a)) / (a - 1)
+        for a in range(2, 65)
+    )
+    got = epsilon([SampledGaussian(z, 1.0, count)], delta).cross_check
+    assert got == pytest.approx(formula, rel=1e-6)
+
+
+def test_a_result_says_what_it_was_computed_from() -> None:
+    result = epsilon([SampledGaussian(1.0, 0.1, 3)], 1e-5)
+    assert result.delta == 1e-5
+    assert result.accountant.startswith("dp-accounting 0.")
+
+
+@pytest.mark.parametrize("delta", [0.0, 1.0, -1e-5, 1.5, math.nan])
+def test_a_delta_outside_the_open_unit_interval_is_refused(delta: float) -> None:
+    with pytest.raises(ConfigError, match="delta="):
+        Accountant(delta)

@@ -1,0 +1,125 @@
+"""Events: the allow-list, its JSON, and the arithmetic of Gaussians released together."""
+
+from __future__ import annotations
+
+import math
+
+import dp_accounting
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tacit.privacy.errors import AccountingError, ConfigError
+from tacit.privacy.events import SampledGaussian, collapse, from_json
+
+multipliers = st.floats(1e-3, 1e3)
+rates = st.floats(1e-9, 1.0)
+counts = st.integers(1, 10**9)
+sampled = st.builds(SampledGaussian, multipliers, rates, counts)
+
+
+@given(sampled)
+def test_an_event_survives_the_ledger_exactly(event: SampledGaussian) -> None:
+    assert from_json(event.to_json()) == event
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("noise_multiplier", 0.0),
+        ("noise_multiplier", -1.0),
+        ("noise_multiplier", math.nan),
+        ("noise_multiplier", math.inf),
+        ("sampling_rate", 0.0),
+        ("sampling_rate", 1.0000001),
+        ("sampling_rate", -0.5),
+        ("sampling_rate", math.nan),
+        ("count", 0),
+        ("count", -3),
+    ],
+)
+def test_an_impossible_event_cannot_be_made_or_read(field: str, value: float) -> None:
+    fields = {"noise_multiplier": 1.0, "sampling_rate": 0.5, "count": 2, field: value}
+    with pytest.raises(ConfigError, match=f"{field}={value}"):
+        SampledGaussian(**fields)
+    with pytest.raises((ConfigError, AccountingError)):
+        from_json({"type": "sampled_gaussian", **fields})
+
+
+@pytest.mark.parametrize("kind", ["laplace", "SampledGaussian", "", None, 1])
+def test_an_event_off_the_allow_list_is_refused(kind: object) -> None:
+    body = SampledGaussian(1.0, 0.5, 2).to_json()
+    with pytest.raises(AccountingError, match="can't be accounted for"):
+        from_json({**body, "type": kind})
+
+
+def test_an_event_without_a_type_is_refused() -> None:
+    body = SampledGaussian(1.0, 0.5, 2).to_json()
+    del body["type"]
+    with pytest.raises(AccountingError):
+        from_json(body)
+
+
+@pytest.mark.parametrize("field", ["noise_multiplier", "sampling_rate", "count"])
+def test_a_missing_or_unknown_field_is_refused(field: str) -> None:
+    body = SampledGaussian(1.0, 0.5, 2).to_json()
+    # An unknown field may change what the event means, so it can't be skipped.
+    with pytest.raises(AccountingError):
+        from_json({**body, "sensitivity": 2.0})
+    del body[field]
+    with pytest.raises(AccountingError):
+        from_json(body)
+
+
+def test_reading_leaves_the_leaf_as_it_was() -> None:
+    body = SampledGaussian(1.0, 0.5, 2).to_json()
+    before = dict(body)
+    from_json(body)
+    assert body == before
+
+
+@given(sampled, st.integers(1, 1000))
+def test_times_multiplies_the_count_and_nothing_else(event: SampledGaussian, n: int) -> None:
+    assert event.times(n).count == event.count * n
+    assert event.times(n).once() == event.once()
+    assert event.once().count == 1
+
+
+@given(multipliers, rates)
+def test_a_rate_of_one_is_a_plain_gaussian_for_the_library(z: float, q: float) -> None:
+    event = SampledGaussian(z, q, 7).dp_event()
+    if q == 1.0:
+        assert event == dp_accounting.GaussianDpEvent(z)
+    else:
+        assert event == dp_accounting.PoissonSampledDpEvent(q, dp_accounting.GaussianDpEvent(z))
+
+
+@given(st.lists(multipliers, min_size=1, max_size=6))
+def test_released_together_is_never_better_than_its_weakest_part(zs: list[float]) -> None:
+    together = collapse(zs)
+    assert together <= min(zs) * (1 + 1e-12)
+    assert together >= min(zs) / math.sqrt(len(zs)) * (1 - 1e-12)
+
+
+@given(multipliers, st.integers(1, 10**6))
+def test_n_equal_gaussians_are_one_with_z_over_root_n(z: float, n: int) -> None:
+    assert collapse([z / math.sqrt(n)]) == pytest.approx(z / math.sqrt(n), rel=1e-12)
+    assert collapse([z] * min(n, 50)) == pytest.approx(z / math.sqrt(min(n, 50)), rel=1e-12)
+
+
+@given(st.lists(multipliers, min_size=2, max_size=6), st.randoms())
+def test_collapse_ignores_order_and_grouping(zs: list[float], random: object) -> None:
+    shuffled = list(zs)
+    random.shuffle(shuffled)
+    assert collapse(shuffled) == pytest.approx(collapse(zs), rel=1e-12)
+    assert collapse([collapse(zs[:1]), collapse(zs[1:])]) == pytest.approx(collapse(zs), rel=1e-12)
+
+
+def test_collapse_is_the_epsilon_of_the_composition() -> None:
+    # RDP of Gaussians adds up: alpha/2 * sum z^-2.
+    rdp = dp_accounting.rdp.RdpAccountant([2, 8, 32])
+    for z in (1.5, 4.0, 2.0):
+        rdp.compose(dp_accounting.GaussianDpEvent(z))
+    one = dp_accounting.rdp.RdpAccountant([2, 8, 32])
+    one.compose(dp_accounting.GaussianDpEvent(collapse([1.5, 4.0, 2.0])))
+    assert one.get_epsilon(1e-5) == pytest.approx(rdp.get_epsilon(1e-5), rel=1e-9)

@@ -1,0 +1,216 @@
+"""The database: what has returned is committed, what failed has changed nothing."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tacit.privacy.errors import StorageError
+from tacit.server.home import Home
+from tacit.server.store import Store
+
+
+def new_run(store: Store, identifier: str = "r1") -> str:
+    store.create_run(
+        {
+            "id": identifier,
+            "name": "m",
+            "spec": "{}",
+            "spec_digest": "s",
+            "plan": "{}",
+            "plan_digest": "p",
+            "code": "c",
+            "message": "",
+        }
+    )
+    return identifier
+
+
+def charge(run: str, round: int, attempt: int = 0, purpose: str = "train") -> dict[str, Any]:
+    return {
+        "kind": "CHARGE",
+        "run": run,
+        "round": round,
+        "attempt": attempt,
+        "purpose": purpose,
+        "claims": [],
+    }
+
+
+def release(store: Store, run: str, round: int, name: str = "m") -> dict[str, Any]:
+    index = store.append(charge(run, round))
+    body = {
+        "kind": "RELEASE",
+        "run": run,
+        "round": round,
+        "attempt": 0,
+        "purpose": "train",
+        "charge": index,
+    }
+    version = {
+        "name": name,
+        "run": run,
+        "round": round,
+        "artifact": "a" * 64,
+        "charge": index,
+        "plan_digest": "p",
+        "spec_digest": "s",
+        "code": "c",
+        "metrics": "{}",
+    }
+    row = {
+        "run": run,
+        "round": round,
+        "metrics": "{}",
+        "epsilon": "{}",
+        "asked": 1,
+        "accepted": 1,
+        "rejected": "{}",
+        "seconds": 0.1,
+    }
+    return store.release([body], version, row, "state")
+
+
+def test_leaves_are_contiguous_and_hashed_as_stored(store: Store, home: Home) -> None:
+    run = new_run(store)
+    assert [store.append(charge(run, i)) for i in range(5)] == list(range(5))
+    raw = sqlite3.connect(home.database).execute('select "index", body, hash from leaves')
+    for index, body, digest in raw:
+        assert digest == hashlib.sha256(b"\x00" + body.encode()).hexdigest()
+        assert json.loads(body)["round"] == index
+
+
+def test_versions_number_by_name_and_chain_by_run(store: Store) -> None:
+    new_run(store, "r1")
+    new_run(store, "r2")
+    first, other, second = (
+        release(store, "r1", 1),
+        release(store, "r2", 1),
+        release(store, "r1", 2),
+    )
+    assert [v["number"] for v in (first, other, second)] == [1, 2, 3]
+    assert second["parent"] == first["id"]
+    assert other["parent"] is None
+    assert store.run("r1")["round"] == 2
+
+
+def test_a_round_is_released_once(store: Store) -> None:
+    run = new_run(store)
+    release(store, run, 1)
+    before = len(store.leaves())
+    with pytest.raises(StorageError, match="double entry"):
+        release(store, run, 1)
+    # The second CHARGE stands; nothing of the failed release does.
+    assert len(store.leaves()) == before + 1
+    assert len(store.versions()) == 1
+
+
+def test_a_failed_release_leaves_no_trace(store: Store) -> None:
+    run = new_run(store)
+    index = store.append(charge(run, 1))
+    body = {**charge(run, 1), "kind": "RELEASE", "charge": index}
+    with pytest.raises(StorageError):
+        store.release([body], {"name": "m", "run": run, "round": 1, "artifact": "a"}, {}, "s")
+    assert [leaf["kind"] for leaf in store.leaves()] == ["CHARGE"]
+    assert store.versions() == []
+    assert store.run(run)["state"] is None
+
+
+def test_open_charges_are_abandoned_once(store: Store) -> None:
+    run = new_run(store)
+    release(store, run, 1)
+    store.append(charge(run, 2))
+    store.append(charge(run, 2, purpose="evaluate"))
+    assert store.abandon_open_charges(run, "crash") == 2
+    assert store.abandon_open_charges(run, "crash") == 0
+    kinds = [leaf["kind"] for leaf in store.leaves(run)]
+    assert kinds == ["CHARGE", "RELEASE", "CHARGE", "CHARGE", "ABANDON", "ABANDON"]
+
+
+def test_two_processes_append_without_gap_or_double(home: Home, store: Store) -> None:
+    new_run(store)
+    script = (
+        "import sys; from tacit.server.home import Home; from tacit.server.store import Store\n"
+        "s = Store(Home(sys.argv[1]))\n"
+        "for i in range(40):\n"
+        "    s.append({'kind': 'CHARGE', 'run': 'r1', 'round': i, 'attempt': 0,"
+        " 'purpose': 'train', 'claims': []})\n"
+    )
+    command = [sys.executable, "-c", script, str(home.root)]
+    processes = [subprocess.Popen(command) for _ in range(2)]
+    assert [p.wait(120) for p in processes] == [0, 0]
+    assert [leaf["index"] for leaf in store.leaves()] == list(range(80))
+
+
+def test_two_processes_may_make_the_same_home(tmp_path: Path) -> None:
+    script = (
+        "import sys; from tacit.server.home import Home; from tacit.server.store import Store\n"
+        "Store(Home(sys.argv[1]))\n"
+    )
+    command = [sys.executable, "-c", script, str(tmp_path / "new")]
+    processes = [subprocess.Popen(command) for _ in range(3)]
+    assert [p.wait(120) for p in processes] == [0, 0, 0]
+
+
+def test_run_is_found_by_prefix_and_last(store: Store) -> None:
+    new_run(store, "20260101-aaa")
+    new_run(store, "20260101-bbb")
+    assert store.run("20260101-a")["id"] == "20260101-aaa"
+    assert store.run("last")["id"] == "20260101-bbb"
+    with pytest.raises(StorageError, match="several"):
+        store.run("2026")
+    with pytest.raises(StorageError, match="no run"):
+        store.run("nope")
+    with pytest.raises(StorageError, match="no run"):
+        store.run("%")
+
+
+def test_a_newer_database_is_refused(home: Home, store: Store) -> None:
+    store.close()
+    with sqlite3.connect(home.database) as c:
+        c.execute("update alembic_version set version_num = '9999'")
+    with pytest.raises(StorageError, match="newer tacit"):
+        Store(home)
+
+
+def test_a_file_that_is_no_database_is_refused(home: Home) -> None:
+    home.database.write_bytes(b"not a database" * 1000)
+    with pytest.raises(StorageError, match="database"):
+        Store(home)
+
+
+def test_database_is_the_owners(home: Home, store: Store) -> None:
+    assert home.database.stat().st_mode & 0o077 == 0
+    assert home.root.stat().st_mode & 0o077 == 0
+
+
+def test_cohorts_open_their_commitments(store: Store) -> None:
+    from tacit.privacy import ledger
+
+    run = new_run(store)
+    salt, members = b"s" * 32, [3, 1, 2]
+    body = {**charge(run, 1), "cohort": ledger.commit(salt, members)}
+    store.append(body, (salt, members))
+    assert store.cohorts(run) == [("train", members)]
+    assert "members" not in json.dumps(store.leaves()[0]["body"])
+
+
+def test_tables_match_the_migrations(store: Store) -> None:
+    """What queries are written against is what Alembic makes."""
+    import sqlalchemy as sa
+
+    from tacit.server.tables import metadata
+
+    inspector = sa.inspect(store._engine)
+    for table in metadata.sorted_tables:
+        made = {c["name"]: c["nullable"] for c in inspector.get_columns(table.name)}
+        assert made == {c.name: c.nullable for c in table.columns}
+        indexes = {i["name"] for i in inspector.get_indexes(table.name)}
+        assert {i.name for i in table.indexes} <= indexes
