@@ -24,11 +24,15 @@ from tacit.tasks.task import Task, check, load, tensors
 def make_app(task: Task | None = None) -> ClientApp:
     """A ClientApp for ``task``, or for the task its run config names."""
     made = ClientApp()
+    kept: dict[RunSpec, Trainer] = {}
 
-    @functools.lru_cache(maxsize=2)
     def trainer(spec: RunSpec) -> Trainer:
-        found = check(task, spec) if task is not None else load(spec)
-        return Trainer(found, spec, build.privacy_plan(spec, found.examples_per_client))
+        if task is None:
+            return named_trainer(spec)
+        if spec not in kept:
+            kept.clear()
+            kept[spec] = make_trainer(check(task, spec), spec)
+        return kept[spec]
 
     @made.train()
     def train(message: Message, context: Context) -> Message:
@@ -66,6 +70,21 @@ def make_app(task: Task | None = None) -> ClientApp:
         return Message(RecordDict({"tacit": record}), reply_to=message)
 
     return made
+
+
+def make_trainer(task: Task, spec: RunSpec) -> Trainer:
+    """A trainer under the plan that the task and the configuration make."""
+    return Trainer(task, spec, build.privacy_plan(spec, task.examples_per_client))
+
+
+@functools.lru_cache(maxsize=2)
+def named_trainer(spec: RunSpec) -> Trainer:
+    """The trainer of a configuration that names its task; one a process.
+
+    Ray ships a ClientApp to its workers with every message, so what is to be kept between
+    messages can't be the app's own.
+    """
+    return make_trainer(load(spec), spec)
 
 
 def number(context: Context) -> int:

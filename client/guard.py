@@ -11,16 +11,15 @@ from tacit.privacy.errors import ModelError, RoundError
 from tacit.privacy.plan import PrivacyPlan
 from tacit.tasks.task import Task
 
-_INSTEAD = {
-    "BatchNorm": "GroupNorm: batch statistics mix records",
-    "InstanceNorm": "InstanceNorm with track_running_stats=False, or GroupNorm",
-    "LSTM": "opacus.layers.DPLSTM",
-    "GRU": "opacus.layers.DPGRU",
-    "RNN": "opacus.layers.DPRNN",
-    "MultiheadAttention": "opacus.layers.DPMultiheadAttention",
-    "Transformer": "layers built on opacus.layers.DPMultiheadAttention",
-    "SpectralNorm": "no spectral norm: it keeps state across records",
-}
+_STATISTICS = (nn.modules.batchnorm._BatchNorm, nn.SyncBatchNorm)
+# The nearest word first; subclasses of the same name come before their base.
+_INSTEAD: tuple[tuple[type[nn.Module], str], ...] = (
+    (nn.LSTM, "opacus.layers.DPLSTM"),
+    (nn.GRU, "opacus.layers.DPGRU"),
+    (nn.RNNBase, "opacus.layers.DPRNN"),
+    (nn.RNNCellBase, "opacus.layers.DPLSTM, DPGRU or DPRNN"),
+    (nn.MultiheadAttention, "opacus.layers.DPMultiheadAttention"),
+)
 
 
 def check_plan(plan: PrivacyPlan, digest: str) -> None:
@@ -44,9 +43,17 @@ def check_statistics(model: nn.Module) -> None:
     """
     for name, module in model.named_modules():
         kind = type(module).__name__
-        if isinstance(module, nn.modules.batchnorm._NormBase) and not _harmless(module):
-            word = "BatchNorm" if "BatchNorm" in kind else "InstanceNorm"
-            raise ModelError(f"layer {name!r} ({kind}) can't be federated", _INSTEAD[word])
+        if isinstance(module, _STATISTICS):
+            raise ModelError(
+                f"layer {name!r} ({kind}) can't be federated: its statistics mix records and "
+                "never leave the client",
+                "use GroupNorm or LayerNorm",
+            )
+        if isinstance(module, nn.modules.batchnorm._NormBase) and module.track_running_stats:
+            raise ModelError(
+                f"layer {name!r} ({kind}) can't be federated with running statistics",
+                "set track_running_stats=False, or use GroupNorm",
+            )
 
 
 def check_modules(model: nn.Module) -> None:
@@ -56,20 +63,15 @@ def check_modules(model: nn.Module) -> None:
         ModelError: naming the layer and what to use instead.
     """
     for name, module in model.named_modules():
-        kind = type(module).__name__
-        for word, instead in _INSTEAD.items():
-            if word in kind and not kind.startswith("DP") and not _harmless(module):
-                raise ModelError(f"layer {name!r} ({kind}) can't be trained with DP-SGD", instead)
+        for layer, instead in _INSTEAD:
+            if isinstance(module, layer):
+                kind = type(module).__name__
+                raise ModelError(
+                    f"layer {name!r} ({kind}) can't be trained with DP-SGD", f"use {instead}"
+                )
     found = ModuleValidator.validate(model, strict=False)
     if found:
         raise ModelError(f"the model can't be trained with DP-SGD: {found[0]}")
-
-
-def _harmless(module: nn.Module) -> bool:
-    if isinstance(module, nn.modules.batchnorm._NormBase):
-        name = type(module).__name__
-        return "InstanceNorm" in name and not module.track_running_stats
-    return False
 
 
 def check_gradients(task: Task, module: GradSampleModule, inputs: Tensor, targets: Tensor) -> None:

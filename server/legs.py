@@ -123,8 +123,10 @@ def census(grid: Grid, clients: int, wait: float = 120.0) -> dict[int, int]:
         timeout=max(1.0, end - time.monotonic()),
     )
     found: dict[int, int] = {}
+    problem = ""
     for reply in replies:
         if reply.has_error():
+            problem = problem or f"; one said: {reply.error.reason}"
             continue
         record = reply.content.get("tacit")
         client = record.get("client") if isinstance(record, ConfigRecord) else None
@@ -135,7 +137,7 @@ def census(grid: Grid, clients: int, wait: float = 120.0) -> dict[int, int]:
         found[client] = reply.metadata.src_node_id
     if len(found) < clients:
         raise RoundError(
-            f"clients={clients} but {len(found)} answered",
+            f"clients={clients} but {len(found)} of {len(nodes)} nodes answered{problem}",
             "start more nodes (--federation-config num-supernodes=) or lower clients=",
         )
     return found

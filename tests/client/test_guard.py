@@ -16,7 +16,7 @@ from tacit.client.trainer import Trainer
 from tacit.configs import build
 from tacit.privacy.errors import ModelError, RoundError
 from tacit.privacy.noise import Randomness
-from tacit.tasks import vector
+from tacit.tasks import models, vector
 
 Make = Callable[..., Trainer]
 BOTH = pytest.mark.parametrize("record", ["dpsgd", "none"])
@@ -119,6 +119,9 @@ GOOD: dict[str, tuple[Callable[[], nn.Module], Tensor]] = {
     "dpgru": (gru, WORDS),
     "dpattention": (attention, WORDS),
     "a name with Transformer in it": (TransformerOfMyOwn, X),
+    "ours: linear": (lambda: models.linear(5, 3, scale=4.0), X),
+    "ours: gabor_cnn": (models.gabor_cnn, torch.ones(6, 16, 7, 7) / 28),
+    "ours: tanh_cnn": (models.tanh_cnn, torch.sin(torch.arange(6 * 784.0)).reshape(6, 1, 28, 28)),
     "made in evaluation mode": (lambda: nn.Linear(5, 3).eval(), X),
 }
 

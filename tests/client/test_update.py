@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tacit.client.update import prepare
@@ -47,6 +47,7 @@ def test_a_long_update_is_scaled_to_the_bound_and_a_short_one_kept(
     np.testing.assert_array_equal(sent, vector(3, 4))
 
 
+@settings(deadline=None)
 @given(
     values=st.lists(st.floats(-(2.0**99), 2.0**99, width=32), min_size=1, max_size=50),
     bound=st.floats(1e-3, 1e3),

@@ -8,7 +8,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tacit.configs import build
@@ -50,6 +50,7 @@ FIELDS = st.sampled_from(
 )
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_a_spec_survives_json_with_its_digest(data: st.DataObject) -> None:
     path, values = data.draw(FIELDS)
@@ -59,6 +60,7 @@ def test_a_spec_survives_json_with_its_digest(data: st.DataObject) -> None:
     assert back.digest() == spec.digest()
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_the_digest_changes_with_any_setting(data: st.DataObject) -> None:
     path, values = data.draw(FIELDS)

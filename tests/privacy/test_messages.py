@@ -232,6 +232,8 @@ def test_the_header_that_the_next_tests_spoil_is_a_good_one() -> None:
         header(arrays=[{"name": "parameters", "length": 10**400}]),
         header(arrays=[{"name": "parameters", "length": -(10**400)}]),
         header(arrays=[{"name": "parameters", "length": 2}, {"name": "x", "length": -1}]),
+        # The lengths add up to the body's, by going back over it.
+        header(arrays=[{"name": "parameters", "length": n} for n in (-1, 2)]),
         header(arrays=[{"name": "gradient", "length": 1}]),
         header(arrays=[{"name": "run", "length": 0}, {"name": "parameters", "length": 1}]),
         header(arrays=[{"name": "parameters", "length": 1}, {"name": "vote", "length": 0}]),

@@ -134,7 +134,7 @@ def test_the_census_finds_which_node_is_which_client() -> None:
 
     grid = InProcessGrid(make_app(), 5, {})
     assert census(grid, 5) == grid.nodes
-    with pytest.raises(RoundError, match="clients=6 but 5 answered"):
+    with pytest.raises(RoundError, match="clients=6 but 5 of 5 nodes answered"):
         census(grid, 6, wait=0.1)
 
 

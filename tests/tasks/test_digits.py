@@ -10,12 +10,14 @@ import torch
 from sklearn.datasets import load_digits
 
 from tacit.configs import build
-from tacit.privacy.errors import DataError
+from tacit.privacy.errors import ConfigError, DataError
 from tacit.tasks.task import Task, load
 
 
 def digits(*overrides: str) -> Task:
+    """The task on pixels, unless another model is named."""
     spec = ["experiment=none", "task=digits", "clients=30", "cohort=3", "partition=iid"]
+    spec += ["model=pixels"]
     return load(build.compose([*spec, "evaluation=public", *overrides]))
 
 
@@ -46,6 +48,20 @@ def test_the_test_set_is_the_same_for_every_seed_and_the_clients_arent() -> None
 @pytest.mark.parametrize("clients", [1, 30, 1437])
 def test_examples_per_client_is_the_whole_mean(clients: int) -> None:
     assert digits(f"clients={clients}", "cohort=1").examples_per_client == 1437 // clients
+
+
+@pytest.mark.parametrize("model", ["linear", "pixels"])
+def test_each_model_takes_what_the_clients_have(model: str) -> None:
+    task = digits(f"model={model}")
+    inputs, targets = task.data(3)
+    assert task.model()(inputs).shape == (len(targets), 10)
+    assert task.test is not None
+    assert task.test()[0].shape[1:] == inputs.shape[1:]
+
+
+def test_a_model_it_doesnt_have_lists_those_it_has() -> None:
+    with pytest.raises(ConfigError, match="model=resnet must be one of linear, pixels"):
+        digits("model=resnet")
 
 
 def test_more_clients_than_images_is_refused() -> None:

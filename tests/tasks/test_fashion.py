@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from tacit.configs import build
-from tacit.privacy.errors import DataError
+from tacit.privacy.errors import ConfigError, DataError
 from tacit.tasks import fashion
 from tacit.tasks.task import Task, load
 
@@ -35,8 +35,10 @@ def folder(at: Path, train: int = 24, test: int = 6) -> Path:
 
 
 def fashion_mnist(*overrides: str) -> Task:
+    """The task on pixels in [-1, 1], unless another model is named."""
     spec = ["experiment=none", "task=fashion_mnist", "clients=6", "cohort=2", "partition=iid"]
-    return load(build.compose([*spec, "evaluation=public", "data.hub=false", *overrides]))
+    spec += ["evaluation=public", "model=tanh_cnn", "data.hub=false"]
+    return load(build.compose([*spec, *overrides]))
 
 
 @pytest.mark.parametrize("shape", [(5,), (3, 2), (2, 28, 28), (0,)])
@@ -109,6 +111,25 @@ def test_a_folder_of_ones_own_is_split_over_the_clients(tmp_path: Path) -> None:
     assert task.test is not None
     assert len(task.test()[0]) == len(task.test()[1]) == 6
     assert task.model()(inputs[:3]).shape == (3, 10)
+
+
+@pytest.mark.parametrize("model", ["gabor_cnn", "gabor_linear", "tanh_cnn"])
+def test_each_model_takes_what_the_clients_have(tmp_path: Path, model: str) -> None:
+    skewed = ("partition=dirichlet", "partition.alpha=0.05")
+    task = fashion_mnist(f"data.root={folder(tmp_path)}", f"model={model}", "clients=24", *skewed)
+    sizes = []
+    for k in range(24):
+        inputs, targets = task.data(k)
+        assert task.model()(inputs).shape == (len(targets), 10)
+        sizes.append(len(targets))
+    assert min(sizes) == 0
+    assert task.test is not None
+    assert task.model()(task.test()[0]).shape == (6, 10)
+
+
+def test_a_model_it_doesnt_have_lists_those_it_has(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="model=resnet must be one of gabor_cnn"):
+        fashion_mnist(f"data.root={folder(tmp_path)}", "model=resnet")
 
 
 @pytest.mark.parametrize("missing", NAMES)
