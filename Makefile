@@ -7,7 +7,7 @@ TYPES := build/types/tacit
 FOLDERS := client configs privacy server simulations tasks
 DEMO ?=
 
-.PHONY: demo test test-quick lint format types-tree lock clean help
+.PHONY: demo test test-quick lint format types-tree lock clean help figures
 
 help:
 	@sed -n '1p' Makefile
@@ -51,6 +51,9 @@ format: $(VENV)/.dev
 
 lock: $(VENV)/.dev
 	$(BIN)/python -m pip freeze --exclude-editable | grep -v -i -E '^(pip|setuptools|wheel)==' | sed 's/+cpu$$//' > constraints.txt
+
+figures: $(VENV)/.user
+	$(BIN)/python benchmarks/figures.py
 
 clean:
 	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -39,7 +39,8 @@ def make_app(task: Task | None = None) -> ClientApp:
         request = wire.unpack(TrainRequest, message)
         own = trainer(build.from_run_config(context.run_config))
         _agree(own, request.plan, request.frozen)
-        client = number(context)
+        guard.check_clip(own.plan, request.clip)
+        client = _member(context, own.spec)
         inputs, targets = tensors(own.task.data(client), f"client {client}")
         randomness = Randomness(own.spec.seed)
         local = own.train(
@@ -54,7 +55,7 @@ def make_app(task: Task | None = None) -> ClientApp:
         request = wire.unpack(EvaluateRequest, message)
         own = trainer(build.from_run_config(context.run_config))
         _agree(own, request.plan, request.frozen)
-        client = number(context)
+        client = _member(context, own.spec)
         inputs, targets = tensors(own.task.data(client), f"client {client}")
         source = Randomness(own.spec.seed).source("evaluate", request.round, client)
         counts = own.counts(request.parameters, inputs, targets, source)
@@ -94,7 +95,16 @@ def number(context: Context) -> int:
         raise RoundError(
             "this node has no partition-id", "start it with --node-config 'partition-id=K'"
         )
+    if isinstance(found, bool) or not str(found).isdecimal():
+        raise RoundError(f"this node's partition-id={found} isn't a client's number")
     return int(found)
+
+
+def _member(context: Context, spec: RunSpec) -> int:
+    client = number(context)
+    if client >= spec.clients:
+        raise RoundError(f"this node's partition-id={client} must be below clients={spec.clients}")
+    return client
 
 
 def _agree(own: Trainer, plan: str, frozen: str) -> None:

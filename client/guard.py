@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
+from collections.abc import Iterator
+
 import torch
 from opacus.grad_sample import GradSampleModule
 from opacus.validators import ModuleValidator
@@ -19,6 +23,8 @@ _INSTEAD: tuple[tuple[type[nn.Module], str], ...] = (
     (nn.RNNBase, "opacus.layers.DPRNN"),
     (nn.RNNCellBase, "opacus.layers.DPLSTM, DPGRU or DPRNN"),
     (nn.MultiheadAttention, "opacus.layers.DPMultiheadAttention"),
+    (nn.TransformerEncoderLayer, "layers on opacus.layers.DPMultiheadAttention"),
+    (nn.TransformerDecoderLayer, "layers on opacus.layers.DPMultiheadAttention"),
 )
 
 
@@ -33,6 +39,19 @@ def check_plan(plan: PrivacyPlan, digest: str) -> None:
             f"the coordinator's plan digest={digest[:12]} isn't this client's {plan.digest()[:12]}",
             "both sides must run the same tacit with the same configuration",
         )
+
+
+def check_clip(plan: PrivacyPlan, bound: float) -> None:
+    """Refuses a clip that the plan doesn't allow.
+
+    Raises:
+        RoundError: it isn't positive and finite, or isn't the plan's where that is fixed.
+    """
+    if plan.client is None:
+        return
+    fixed = plan.client.adaptive is None and bound != plan.client.clip
+    if fixed or not (math.isfinite(bound) and bound > 0):
+        raise RoundError(f"the coordinator's clip={bound} isn't one this client's plan allows")
 
 
 def check_statistics(model: nn.Module) -> None:
@@ -74,49 +93,76 @@ def check_modules(model: nn.Module) -> None:
         raise ModelError(f"the model can't be trained with DP-SGD: {found[0]}")
 
 
-def check_gradients(task: Task, module: GradSampleModule, inputs: Tensor, targets: Tensor) -> None:
-    """Compares Opacus's per-example gradients with autograd's on up to two records.
+def check_buffers(model: nn.Module, before: dict[str, Tensor]) -> None:
+    """Refuses a model that keeps something of one client's data for the next.
+
+    Raises:
+        ModelError: naming a buffer that training changed.
+    """
+    for name, buffer in model.named_buffers():
+        if name not in before or not torch.equal(buffer, before[name]):
+            raise ModelError(
+                f"buffer {name!r} changes in training: it would carry one client's data to another",
+                "keep it constant, or use a layer without state",
+            )
+
+
+def per_example(model: nn.Module) -> GradSampleModule:
+    """The model hooked for per-example gradients.
+
+    Raises:
+        ModelError: it has layers that Opacus can't hook.
+    """
+    check_modules(model)
+    try:
+        return GradSampleModule(model, loss_reduction="mean")
+    except NotImplementedError as error:
+        text = " ".join(str(error).split())
+        raise ModelError(f"the model can't be trained with DP-SGD: {text}") from error
+
+
+def check_gradients(task: Task, module: GradSampleModule, x: Tensor, y: Tensor) -> None:
+    """Compares Opacus's per-example gradients with autograd's on one or two records.
 
     Opacus is silently wrong for some layouts (1.6.0: convolutions over channels_last
     activations); a model is trained only if every trained tensor agrees.
 
+    Args:
+        task: whose loss.
+        module: the hooked model.
+        x: inputs of one or two records.
+        y: their targets.
+
     Raises:
-        ModelError: naming the parameter, or a loss that isn't the mean over records.
+        ModelError: naming the parameter.
     """
-    x, y = inputs[:2], targets[:2]
     model = module._module
-    model.train()  # Opacus records nothing in evaluation mode.
-    for layer in model.modules():
-        if isinstance(layer, nn.modules.dropout._DropoutNd):
-            layer.eval()
-    module.disable_hooks()
-    trained = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
-    expected = [
-        _autograd(task, model, [p for _, p in trained], x[i:], y[i:]) for i in range(len(x))
-    ]
-    _check_mean(task, model, x, y)
-    module.enable_hooks()
-    module.zero_grad(set_to_none=True)
-    torch.autograd.backward(task.loss(module(x), y))
-    for i, (name, p) in enumerate(trained):
+    with _dropout_off(model), _unhooked(module):
+        trained = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
+        parameters = [p for _, p in trained]
+        expected = [_autograd(task, model, parameters, x[i:], y[i:]) for i in range(len(x))]
+    with _dropout_off(model):
+        module.zero_grad(set_to_none=True)
+        torch.autograd.backward(task.loss(module(x), y))
+    wanted = [torch.stack([grads[i] for grads in expected]) for i in range(len(trained))]
+    whole = torch.stack([want.norm() for want in wanted]).norm()
+    for (name, p), want in zip(trained, wanted, strict=True):
         got = getattr(p, "grad_sample", None)
-        if not isinstance(got, Tensor) or got.shape != (len(x), *p.shape):
+        if not isinstance(got, Tensor) or got.shape != want.shape:
             raise ModelError(
                 f"parameter {name} gets no per-example gradients",
                 "use it in every forward pass, or freeze it with requires_grad_(False)",
             )
-        want = torch.stack([grads[i] for grads in expected])
-        scale = want.norm() + 1e-6
-        if torch.isfinite(want).all() and (got - want).norm() > 1e-3 * scale:
+        off = (got - want).norm()
+        if not off <= 1e-3 * want.norm() + 1e-5 * whole:
             raise ModelError(
                 f"per-example gradients of {name} are wrong: relative error "
-                f"{float((got - want).norm() / scale):.1g} against autograd",
+                f"{float(off / want.norm()):.1g} against autograd",
                 "is the model in channels_last, or does a record's output depend on others?",
             )
     for _, p in trained:
         p.grad_sample = None
         p.grad = None
-    model.train()
 
 
 def _autograd(
@@ -127,20 +173,49 @@ def _autograd(
     return [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, grads, strict=True)]
 
 
+@contextlib.contextmanager
+def _dropout_off(model: nn.Module) -> Iterator[None]:
+    """Training mode, which Opacus needs, but nothing drawn."""
+    model.train()
+    for layer in model.modules():
+        if isinstance(layer, nn.modules.dropout._DropoutNd):
+            layer.eval()
+    try:
+        yield
+    finally:
+        model.train()
+
+
+@contextlib.contextmanager
+def _unhooked(module: GradSampleModule | None) -> Iterator[None]:
+    if module is not None:
+        module.disable_hooks()
+    try:
+        yield
+    finally:
+        if module is not None:
+            module.enable_hooks()
+
+
 @torch.no_grad()
-def _check_mean(task: Task, model: nn.Module, x: Tensor, y: Tensor) -> None:
-    """A sum in place of the mean would scale every gradient by the batch."""
-    one, two = x[:1], torch.cat([x[:1], x[:1]])
-    single = task.loss(model(one), y[:1])
-    double = task.loss(model(two), torch.cat([y[:1], y[:1]]))
+def check_loss(
+    task: Task, model: nn.Module, module: GradSampleModule | None, x: Tensor, y: Tensor
+) -> None:
+    """Refuses a loss that isn't the mean: a sum would scale every gradient by the batch.
+
+    Raises:
+        ModelError: the loss isn't a scalar, or doubles when a record is there twice.
+    """
+    with _dropout_off(model), _unhooked(module):
+        single = task.loss(model(x[:1]), y[:1])
+        double = task.loss(model(torch.cat([x[:1], x[:1]])), torch.cat([y[:1], y[:1]]))
+    hint = "return the mean over the records of the batch"
     if single.dim() != 0:
-        raise ModelError(
-            f"task {task.name}: the loss has shape {tuple(single.shape)}, not a scalar",
-            "return the mean over the records of the batch",
-        )
+        shape = tuple(single.shape)
+        raise ModelError(f"task {task.name}: the loss has shape {shape}, not a scalar", hint)
     if torch.isfinite(single) and abs(double - single) > 1e-3 * (abs(single) + 1e-6):
         raise ModelError(
             f"task {task.name}: the loss isn't a mean over records: {float(single):.4g} for "
             f"one record and {float(double):.4g} for the same record twice",
-            "return the mean over the records of the batch",
+            hint,
         )

@@ -42,10 +42,11 @@ class Trainer:
         self._sgd = torch.optim.SGD(self._parameters, lr=spec.local.learning_rate)
         self._module: GradSampleModule | None = None
         self._checked = False
+        self.model.train()
+        self._buffers = {n: b.clone() for n, b in self.model.named_buffers()}
         guard.check_statistics(self.model)
         if plan.record is not None:
-            guard.check_modules(self.model)
-            self._module = GradSampleModule(self.model, loss_reduction="mean")
+            self._module = guard.per_example(self.model)
             self._noisy = dpsgd.NoisyOptimizer(self._sgd, plan.record)
             if spec.local.proximal > 0:
                 self._noisy.attach_step_hook(lambda _: self._pull())
@@ -73,12 +74,10 @@ class Trainer:
         vector.write(self.model, parameters)
         self._start = [p.detach().clone() for p in self._parameters]
         batches = randomness.source("batch", *labels)
-        if randomness.seed is not None:
-            # For layers that draw in training, such as dropout.
-            torch.default_generator.manual_seed(randomness.number("layers", *labels))
-        if self._module is not None and not self._checked and len(inputs) > 0:
-            guard.check_gradients(self.task, self._module, inputs, targets)
-            self._checked = True
+        # For layers that draw in training, such as dropout.
+        torch.default_generator.manual_seed(randomness.number("layers", *labels))
+        if not self._checked and len(inputs) > 0:
+            self._check(inputs, targets)
         if self._module is not None:
             self._noisy.source = randomness.source("noise", *labels)
         self.model.train()
@@ -88,7 +87,18 @@ class Trainer:
                 self._step(inputs[rows], targets[rows])
             else:
                 self._private_step(self._module, inputs[rows], targets[rows])
+        guard.check_buffers(self.model, self._buffers)
         return vector.read(self.model) - np.asarray(parameters)
+
+    def _check(self, inputs: Tensor, targets: Tensor) -> None:
+        """Tries loss and gradients on two records; again at the next client, if on fewer."""
+        # What isn't finite would hide what is wrong.
+        x = torch.nan_to_num(inputs[:2]) if inputs.is_floating_point() else inputs[:2]
+        y = torch.nan_to_num(targets[:2]) if targets.is_floating_point() else targets[:2]
+        guard.check_loss(self.task, self.model, self._module, x, y)
+        if self._module is not None:
+            guard.check_gradients(self.task, self._module, x, y)
+        self._checked = len(x) == 2
 
     def counts(self, parameters: Vector, inputs: Tensor, targets: Tensor, source: Source) -> Vector:
         """What a client submits to a federated evaluation (`tacit.privacy.plan.Evaluation`).

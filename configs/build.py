@@ -5,14 +5,13 @@ from __future__ import annotations
 import contextlib
 import difflib
 import functools
+import itertools
 import json
 import math
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import hydra
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
@@ -61,8 +60,19 @@ def sweep(overrides: Sequence[str]) -> list[list[str]]:
             parsed = OverridesParser.create().parse_overrides(_grouped(overrides))
         except HydraException as error:
             raise ConfigError(_one_line(error)) from error
-        batches: list[list[str]] = BasicSweeper.split_arguments(parsed, None)[0]
-        return batches
+    choices: dict[str, list[str]] = {}
+    for override in parsed:
+        key = override.get_key_element()
+        if not override.is_sweep_override():
+            choices[key] = [f"{key}={override.get_value_element_as_str()}"]
+        elif override.is_discrete_sweep():
+            choices[key] = [f"{key}={value}" for value in override.sweep_string_iterator()]
+        else:
+            raise ConfigError(
+                f"{override.input_line}: only lists and ranges can be swept",
+                "write key=a,b,c or key=range(1,4)",
+            )
+    return [list(line) for line in itertools.product(*choices.values())]
 
 
 def from_run_config(run_config: Mapping[str, Any]) -> RunSpec:
@@ -146,7 +156,8 @@ def local_steps(spec: RunSpec) -> int:
     """Optimizer steps of one participation; they don't depend on a client's data."""
     if spec.local.steps is not None:
         return spec.local.steps
-    return math.ceil((spec.local.epochs or 1) / spec.privacy.record.sampling_rate)
+    # Less a rounding error, so that 9 epochs at a rate of 0.009 are 1000 steps.
+    return math.ceil((spec.local.epochs or 1) / spec.privacy.record.sampling_rate - 1e-9)
 
 
 def _minimum_survivors(spec: RunSpec) -> int:
@@ -173,13 +184,20 @@ def _grouped(overrides: Sequence[str]) -> list[str]:
     result = []
     for override in overrides:
         key, equals, value = override.partition("=")
-        if not equals:
+        if not equals or not key:
             raise ConfigError(f"{override!r} is not an override", "write key=value")
         result.append(f"{_GROUPS.get(key, key)}={value}")
     return result
 
 
 def _compose(overrides: list[str]) -> dict[str, Any]:
+    for override in overrides:
+        key, _, value = override.partition("=")
+        if key in _GROUPS.values():
+            known = GlobalHydra.instance().config_loader().get_group_options(key)
+            if value not in known:
+                name = key.replace("/", ".")
+                raise ConfigError(f"{name}={value} must be one of {', '.join(known)}")
     try:
         config = hydra.compose("config", overrides)
         plain = OmegaConf.to_container(config, resolve=True)
@@ -192,15 +210,14 @@ def _compose(overrides: list[str]) -> dict[str, Any]:
 def _explain(error: Exception, overrides: list[str]) -> tuple[str, str]:
     """Hydra's several lines as one, with the nearest setting where a key is misspelt."""
     text = _one_line(error)
-    group = re.search(r"Could not find '([^']+)/([^'/]+)'", text)
-    if group and group[1] in _GROUPS.values():
-        known = GlobalHydra.instance().config_loader().get_group_options(group[1])
-        name = next(key for key, value in _GROUPS.items() if value == group[1])
-        return f"{name}={group[2]} must be one of {', '.join(known)}", ""
     for override in overrides:
         key = override.partition("=")[0]
         if f"'{key}'" in text or f"Key '{key.rpartition('.')[2]}'" in text:
-            near = difflib.get_close_matches(key, _known(), n=1, cutoff=0.5)
+            known = _known()
+            if key in known:
+                fields = [name for name in known if name.startswith(f"{key}.")]
+                return f"{override}: {key} has fields of its own", f"set one: {', '.join(fields)}"
+            near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
             hint = f"did you mean {near[0]}?" if near else "see docs/configuration.md"
             return f"{override}: {key} is not a setting", hint
     return text, ""

@@ -71,6 +71,8 @@ class ClientPrivacySpec:
 
     def __post_init__(self) -> None:
         validate.one_of("privacy.client", self.kind, ("flat", "adaptive", "none"))
+        validate.nonnegative("privacy.client.noise_multiplier", self.noise_multiplier)
+        validate.positive("privacy.client.clip", self.clip)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +90,8 @@ class RecordPrivacySpec:
 
     def __post_init__(self) -> None:
         validate.one_of("privacy.record", self.kind, ("dpsgd", "none"))
+        validate.nonnegative("privacy.record.noise_multiplier", self.noise_multiplier)
+        validate.positive("privacy.record.clip", self.clip)
         validate.rate("privacy.record.sampling_rate", self.sampling_rate)
 
 
@@ -123,8 +127,8 @@ class LocalSpec:
                 f"local.steps={self.steps} and local.epochs={self.epochs}: set exactly one",
                 "the other is null",
             )
-        validate.at_least("local.steps", self.steps or 1, 1)
-        validate.at_least("local.epochs", self.epochs or 1, 1)
+        validate.at_least("local.steps", 1 if self.steps is None else self.steps, 1)
+        validate.at_least("local.epochs", 1 if self.epochs is None else self.epochs, 1)
         validate.positive("local.learning_rate", self.learning_rate)
         validate.nonnegative("local.proximal", self.proximal)
         validate.at_least("local.physical_batch", self.physical_batch, 1)
@@ -284,6 +288,8 @@ def _convert(hint: Any, value: Any, name: str) -> Any:
     allowed = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
     if value is None and type(None) in allowed:
         return None
+    if isinstance(value, int | float) and not abs(value) < 2**53:
+        raise ConfigError(f"{name}={value} must be finite and below 2^53")
     if float in allowed and isinstance(value, int | float) and not isinstance(value, bool):
         return float(value)
     if int in allowed and isinstance(value, float) and value.is_integer():

@@ -89,8 +89,12 @@ def from_json(value: Mapping[str, Any]) -> SampledGaussian:
         )
     if set(fields) != {"noise_multiplier", "sampling_rate", "count"}:
         raise AccountingError(f"event fields={sorted(fields)} aren't those of a sampled Gaussian")
+    for name, value in fields.items():
+        whole = isinstance(value, int) and not isinstance(value, bool)
+        if not (whole or (isinstance(value, float) and name != "count")):
+            raise AccountingError(f"event {name}={value!r} isn't a number of the right kind")
     return SampledGaussian(
-        float(fields["noise_multiplier"]), float(fields["sampling_rate"]), int(fields["count"])
+        float(fields["noise_multiplier"]), float(fields["sampling_rate"]), fields["count"]
     )
 
 

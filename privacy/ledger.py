@@ -120,7 +120,8 @@ class Spending:
         default_factory=dict
     )
     _void: set[ClaimKey] = field(default_factory=set)
-    _assumes: dict[ClaimKey, str] = field(default_factory=dict)
+    _assumes: dict[ClaimKey, tuple[str, ...]] = field(default_factory=dict)
+    _charges: int = 0
 
     def copy(self) -> Spending:
         """The same past with its own future, to project a charge before making it."""
@@ -130,13 +131,24 @@ class Spending:
             {k: dict(v) for k, v in self._takes.items()},
             set(self._void),
             dict(self._assumes),
+            self._charges,
         )
 
     def add(self, leaf: dict[str, Any]) -> None:
-        """Composes one CHARGE leaf."""
+        """Composes one CHARGE leaf.
+
+        A row that some leaves have and others lack isn't claimed: what the others released
+        isn't covered.
+        """
+        present = {ClaimKey(c["unit"], c["adversary"], c["amplified"]) for c in leaf["claims"]}
+        known = set(self._releases)
+        self._void |= (known - present) | (present - known if self._charges else set())
+        self._charges += 1
         for claim in leaf["claims"]:
             key = ClaimKey(claim["unit"], claim["adversary"], claim["amplified"])
-            self._assumes[key] = claim["assumes"]
+            said = self._assumes.get(key, ())
+            if claim["assumes"] not in said:
+                self._assumes[key] = (*said, claim["assumes"])
             accountant = self._releases.setdefault(key, Accountant(self.deltas[key.unit]))
             takes = self._takes.setdefault(key, {})
             if claim["event"] is None:
@@ -146,6 +158,8 @@ class Spending:
             if claim["per"] == "release":
                 accountant.compose(event)
                 continue
+            if claim["per"] != "participation":
+                raise AccountingError(f"a claim per {claim['per']!r} can't be accounted for")
             # The leaf's bound covers all earlier participations: compose what it adds.
             seen = takes.get((leaf["purpose"], event), 0)
             if leaf["participations"] > seen:
@@ -174,13 +188,13 @@ class Spending:
         """Every row with figure, cross-check, delta and assumption."""
         rows = []
         for key in sorted(self._releases, key=repr):
-            own, assumes = self._own(key), self._assumes[key]
+            own, assumes = self._own(key), "; ".join(self._assumes[key])
             value = self.epsilon(key.unit, key.adversary, key.amplified)
             check = own.cross_check() if own else None
             if value is not None and (own is None or value < own.epsilon()):
                 client = ClaimKey("client", "public", key.amplified)
                 check = self._releases[client].substituted_cross_check(self.deltas["record"])
-                assumes = f"{_IMPLIED}; {self._assumes[client]}"
+                assumes = "; ".join([_IMPLIED, *self._assumes[client]])
             rows.append(
                 {
                     "unit": key.unit,
@@ -204,15 +218,27 @@ def replay(leaves: Iterable[dict[str, Any]], deltas: dict[str, float]) -> Spendi
         deltas: delta for each unit, from the plan.
 
     Raises:
-        AccountingError: a RELEASE whose CHARGE isn't there before it.
+        AccountingError: a leaf of an unknown kind, a second CHARGE for one attempt, or a
+            RELEASE or ABANDON that doesn't close an open CHARGE under the same plan.
     """
     spending = Spending(deltas)
-    charged: set[tuple[int, int, str]] = set()
+    charged: set[tuple[Any, ...]] = set()
+    open_: dict[tuple[Any, ...], str] = {}
     for leaf in leaves:
-        key = (leaf["round"], leaf["attempt"], leaf["purpose"])
+        key = (leaf["run"], leaf["round"], leaf["attempt"], leaf["purpose"])
+        what = f"round={leaf['round']} attempt={leaf['attempt']} ({leaf['purpose']})"
         if leaf["kind"] == "CHARGE":
+            if key in charged:
+                raise AccountingError(f"{what} was charged twice")
             charged.add(key)
+            open_[key] = leaf["plan"]
             spending.add(leaf)
-        elif leaf["kind"] == "RELEASE" and key not in charged:
-            raise AccountingError(f"round={key[0]} was released without a charge")
+        elif leaf["kind"] in ("RELEASE", "ABANDON"):
+            plan = open_.pop(key, None)
+            if plan is None:
+                raise AccountingError(f"{what}: {leaf['kind']} without an open charge")
+            if leaf["kind"] == "RELEASE" and leaf["plan"] != plan:
+                raise AccountingError(f"{what} was released under another plan than charged")
+        else:
+            raise AccountingError(f"leaf kind={leaf['kind']!r} is unknown")
     return spending

@@ -2,8 +2,8 @@
 
 Guarantees, with the coordinator trusted to run them:
 
-* `clip` bounds one unit's L2 contribution, whatever the unit submitted: a vector that
-  isn't finite or has the wrong shape contributes nothing.
+* `clip` bounds one unit's L2 contribution, whatever the unit submitted; a vector whose norm
+  isn't finite contributes nothing.
 * `noisy_sum` is the Gaussian mechanism (Dwork and Roth 2014, Theorem A.1; accounted by
   `tacit.privacy.accountant`) on the sum of clipped vectors. Sensitivity: ``clip``, in L2,
   under add-or-remove of one unit.
@@ -20,6 +20,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+from tacit.privacy import validate
 from tacit.privacy.noise import Floats, Source
 from tacit.privacy.plan import AdaptiveClip
 
@@ -29,15 +30,17 @@ MARGIN = 1.0 - 2.0**-20
 
 
 def clip(vector: NDArray[np.floating], bound: float) -> Floats | None:
-    """Scales ``vector`` to L2 norm at most ``bound``; None if it isn't finite.
+    """Scales ``vector`` to L2 norm at most ``bound``; None if its norm isn't finite.
 
     Args:
         vector: shape [d], any float type.
-        bound: L2 bound, > 0.
+        bound: L2 bound, finite and > 0.
 
     Returns:
-        Shape [d], float64, norm strictly below ``bound``.
+        Shape [d], float64, norm strictly below ``bound``; the input itself if it is float64
+        and within the bound.
     """
+    validate.positive("clip", bound)
     wide = np.asarray(vector, dtype=np.float64)
     norm = float(np.linalg.norm(wide))
     if not math.isfinite(norm):

@@ -76,22 +76,34 @@ class Message:
         if header.get("kind") != cls.kind:
             raise MessageError(f"message kind={header.get('kind')!r} where {cls.kind!r} was due")
         types = {field.name: str(field.type) for field in fields(cls)}
-        values: dict[str, Any] = dict(header["fields"])
-        offset = 0
-        for array in header["arrays"]:
-            size = int(array["length"]) * _DTYPE.itemsize
-            if size < 0 or offset + size > len(body):
-                raise MessageError(f"message array={array['name']!r} is cut short")
-            values[array["name"]] = np.frombuffer(body[offset : offset + size], dtype=_DTYPE)
-            offset += size
-        if offset != len(body):
-            raise MessageError(f"message has {len(body) - offset} bytes too many")
+        values = {**header["fields"], **_arrays(header, body)}
         if set(values) != set(types):
             raise MessageError(f"message fields={sorted(values)} should be {sorted(types)}")
         for name, value in values.items():
             if not _fits(value, types[name]):
                 raise MessageError(f"message field {name!r} should be of type {types[name]}")
+        for name, value in values.items():
+            if types[name] == "float":
+                values[name] = float(value)
         return cls(**values)
+
+
+def _arrays(header: dict[str, Any], body: bytes) -> dict[str, Vector]:
+    """The arrays that a header promises, as views of the body, which they fill exactly."""
+    names = [*header["fields"], *(array["name"] for array in header["arrays"])]
+    if len(set(names)) != len(names):
+        raise MessageError("message has two fields of one name")
+    found: dict[str, Vector] = {}
+    offset = 0
+    for array in header["arrays"]:
+        size = array["length"] * _DTYPE.itemsize
+        if size < 0 or offset + size > len(body):
+            raise MessageError(f"message array={array['name']!r} is cut short")
+        found[array["name"]] = np.frombuffer(body[offset : offset + size], dtype=_DTYPE)
+        offset += size
+    if offset != len(body):
+        raise MessageError(f"message has {len(body) - offset} bytes too many")
+    return found
 
 
 def _fits(value: object, declared: str) -> bool:
@@ -125,6 +137,12 @@ def _split(data: bytes) -> tuple[dict[str, Any], bytes]:
     )
     if not isinstance(header["fields"], dict) or not arrays_fit:
         raise MessageError("message header is malformed")
+    try:
+        canonical = rfc8785.dumps(header)
+    except (rfc8785.CanonicalizationError, UnicodeEncodeError) as error:
+        raise MessageError("message header has values outside its types") from error
+    if canonical != data[8 : 8 + length]:
+        raise MessageError("message header isn't canonical")
     return header, data[8 + length :]
 
 

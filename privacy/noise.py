@@ -6,6 +6,7 @@ with AES-256-CTR; its Gaussians sum four Box-Muller normals and halve (Holohan a
 noise the way those of a single transform do. `SimulationSource` is a seeded Philox
 generator: reproducible, guessable, and named "seeded-simulation" in the ledger.
 
+A `SystemSource` that finds itself in a forked process takes a new key.
 It doesn't guarantee exact Gaussians: outputs are doubles, and the proofs of the Gaussian
 mechanism are about real numbers. Mechanisms on integers carry no such gap.
 """
@@ -17,6 +18,7 @@ import os
 from typing import Protocol
 
 import numpy as np
+import rfc8785
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from numpy.typing import NDArray
 
@@ -43,10 +45,15 @@ class SystemSource:
     name = "os-csprng"
 
     def __init__(self) -> None:
+        self._key()
+
+    def _key(self) -> None:
         cipher = Cipher(algorithms.AES(os.urandom(32)), modes.CTR(bytes(16)))
-        self._stream = cipher.encryptor()
+        self._stream, self._process = cipher.encryptor(), os.getpid()
 
     def _words(self, size: int) -> NDArray[np.uint64]:
+        if os.getpid() != self._process:
+            self._key()
         return np.frombuffer(self._stream.update(bytes(8 * size)), dtype=np.uint64)
 
     def uniform(self, size: int) -> Floats:
@@ -78,8 +85,8 @@ class SimulationSource:
     name = "seeded-simulation"
 
     def __init__(self, seed: int, *labels: str | int) -> None:
-        text = "\x1f".join(["tacit", str(seed), *map(str, labels)])
-        key = hashlib.blake2b(text.encode(), digest_size=16).digest()
+        text = rfc8785.dumps(["tacit", seed, *labels])
+        key = hashlib.blake2b(text, digest_size=16).digest()
         bits = np.random.Philox(key=np.frombuffer(key, dtype=np.uint64))
         self._generator = np.random.Generator(bits)
 
@@ -116,5 +123,5 @@ class Randomness:
         return SimulationSource(self.seed, *labels)
 
     def number(self, *labels: str | int) -> int:
-        """A 63-bit number, for libraries that want a seed of their own and protect nobody."""
+        """A 53-bit number, for libraries that want a seed of their own and protect nobody."""
         return int(self.source(*labels).uniform(1)[0] * 2**53)

@@ -4,7 +4,8 @@ A record's epsilon against those who see submitted vectors composes over its cli
 participations. The most-drawn client's real count is a function of the secret draws that
 amplification rests on, so what is charged and shown is a bound known beforehand.
 
-Guarantees: `bound` is exceeded by any of the clients with probability at most `FAILURE`;
+Guarantees: after any one draw, `bound` is exceeded by any of the clients with probability at
+most `FAILURE`;
 the coordinator charges the larger of the bound and the real count, so an exceedance can't
 under-charge. What it would do, with that probability, is reveal the count.
 """

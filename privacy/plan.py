@@ -46,7 +46,7 @@ class AdaptiveClip:
 
     Attributes:
         quantile: target fraction of updates that aren't clipped, in (0, 1).
-        learning_rate: step of the geometric update, > 0.
+        learning_rate: step of the geometric update, in (0, 10].
         count_noise: standard deviation of the noise on the count, in clients, > 0.
     """
 
@@ -57,6 +57,10 @@ class AdaptiveClip:
     def __post_init__(self) -> None:
         validate.open_unit("privacy.client.quantile", self.quantile)
         validate.positive("privacy.client.quantile_learning_rate", self.learning_rate)
+        if self.learning_rate > 10:
+            raise ConfigError(
+                f"privacy.client.quantile_learning_rate={self.learning_rate:g} must be at most 10"
+            )
         validate.positive("privacy.client.count_noise", self.count_noise)
 
 
@@ -222,6 +226,8 @@ class PrivacyPlan:
         validate.at_least("rounds", self.rounds, 1)
         validate.one_of("mechanism", self.mechanism, MECHANISMS)
         validate.one_of("aggregation", self.aggregation, AGGREGATIONS)
+        validate.one_of("relation", self.relation, ("add-or-remove-one",))
+        validate.one_of("sampling", self.sampling, ("poisson",))
         validate.open_unit("delta", self.client_delta)
         validate.open_unit("delta", self.record_delta)
         validate.at_least("minimum_survivors", self.minimum_survivors, 0)
@@ -278,7 +284,8 @@ class PrivacyPlan:
         claims += _record("coordinator", z, rate, steps, _LOCAL)
         summed = self.summed_noise()
         if summed:
-            claims += _record("public", summed, rate, 1, _SUMMED, "release")
+            # Only rounds in which the record's client takes part depend on it.
+            claims += _record("public", summed, rate, 1, _SUMMED)
         else:
             claims += _record("public", z, rate, steps, _LOCAL)
         return claims
@@ -320,9 +327,9 @@ def _record(
     rate: float,
     steps: int,
     assumes: str,
-    per: Literal["release", "participation"] = "participation",
 ) -> list[Claim]:
     """The amplified claim and the one against who knows which records were drawn."""
+    per: Literal["participation"] = "participation"
     if noise_multiplier == 0:
         return [Claim("record", adversary, a, None, per, _NOTHING) for a in (True, False)]
     sampled = SampledGaussian(noise_multiplier, rate, steps)

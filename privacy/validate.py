@@ -45,7 +45,9 @@ def half_open_unit(name: str, value: float) -> None:
 
 
 def at_least(name: str, value: int, low: int) -> None:
-    """Refuses integers below ``low``."""
+    """Refuses what isn't an integer of at least ``low``."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ConfigError(f"{name}={value} must be a whole number")
     if value < low:
         raise ConfigError(f"{name}={value} must be at least {low}")
 

@@ -200,7 +200,8 @@ class Coordinator:
             "artifact": artifact,
             "metrics": metrics,
         }
-        result = self._result(number, metrics, summed, len(cohort), began)
+        epsilon = self.epsilon()
+        result = self._result(number, metrics, epsilon, summed, len(cohort), began)
         log.debug("round %d: release", number)
         version = self._store.release(
             [*releases, body], self._version(number, artifact, charge, metrics), result, saved
@@ -212,7 +213,7 @@ class Coordinator:
             round=number,
             version=version,
             metrics=metrics,
-            epsilon=self.epsilon(),
+            epsilon=epsilon,
             asked=len(cohort),
             accepted=summed.accepted,
             rejected=dict(summed.rejected),
@@ -369,13 +370,19 @@ class Coordinator:
         }
 
     def _result(
-        self, number: int, metrics: dict[str, float], summed: Aggregate, asked: int, began: float
+        self,
+        number: int,
+        metrics: dict[str, float],
+        epsilon: dict[str, float | None],
+        summed: Aggregate,
+        asked: int,
+        began: float,
     ) -> Row:
         return {
             "run": self.run["id"],
             "round": number,
             "metrics": json.dumps(metrics),
-            "epsilon": json.dumps(self.epsilon()),
+            "epsilon": json.dumps(epsilon),
             "asked": asked,
             "accepted": summed.accepted,
             "rejected": json.dumps(dict(summed.rejected)),

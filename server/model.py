@@ -25,15 +25,14 @@ class GlobalModel:
         self.initial: Floats = vector.read(self._model).astype(np.float64)
         self.frozen = vector.frozen_digest(self._model)
         self.examples = task.examples_per_client
-        self._rest = vector.frozen_state(self._model)
         self._test = None
         if task.test is not None and spec.evaluation.kind == "public":
             self._test = tensors(task.test(), "the public test set")
 
     def arrays(self, parameters: Floats) -> dict[str, np.ndarray]:
-        """The whole model as named arrays, frozen parts included: what a version stores."""
-        trained = self.layout.split(parameters.astype(np.float32))
-        return {**self._rest, **trained}
+        """The model's whole state dict as arrays, frozen parts included: what a version stores."""
+        vector.write(self._model, parameters.astype(np.float32))
+        return {name: vector.array(name, t) for name, t in self._model.state_dict().items()}
 
     def public_metrics(self, parameters: Floats) -> dict[str, float]:
         """Accuracy and loss on the public test set, which is nobody's private data."""

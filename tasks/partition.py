@@ -47,7 +47,7 @@ def split(columns: dict[str, Any], clients: int, how: PartitionSpec, seed: int) 
             f"partition.shards={how.shards} for clients={clients} needs as many records; "
             f"there are {records}"
         )
-    if how.kind == "iid" and clients > records:
+    if how.kind in ("iid", "dirichlet") and clients > records:
         raise DataError(f"clients={clients} is more than the {records} records of the data")
     made: dict[str, Any] = {"index": np.arange(records)}
     if column is not None:

@@ -85,11 +85,11 @@ def load(spec: RunSpec) -> Task:
         sys.path.append(os.getcwd())
     try:
         found = getattr(importlib.import_module(module_name), attribute)
-    except (ImportError, AttributeError) as error:
+    except (ImportError, AttributeError, ValueError, TypeError) as error:
         raise ConfigError(
             f"task={spec.task} can't be loaded: {error}", "is it on the Python path?"
         ) from error
-    task = found if isinstance(found, Task) else found(spec)
+    task = found(spec) if callable(found) and not isinstance(found, Task) else found
     if not isinstance(task, Task):
         raise ConfigError(f"task={spec.task} is a {type(task).__name__}, not a tacit.Task")
     return check(task, spec)

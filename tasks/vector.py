@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from tacit.privacy.errors import ModelError
 from tacit.privacy.messages import Vector
@@ -60,29 +60,50 @@ def write(model: nn.Module, vector: Vector) -> None:
     Args:
         model: to change.
         vector: shape [d]; not modified, not kept.
+
+    Raises:
+        ModelError: the vector has another length; the model is as it was.
     """
+    trained = [p for p in model.parameters() if p.requires_grad]
+    size = sum(p.numel() for p in trained)
+    if vector.shape != (size,):
+        raise ModelError(f"vector shape={vector.shape} should be ({size},)")
     source = torch.from_numpy(np.array(vector, dtype=np.float32))
     offset = 0
-    for parameter in model.parameters():
-        if parameter.requires_grad:
-            count = parameter.numel()
-            parameter.copy_(source[offset : offset + count].view_as(parameter))
-            offset += count
-    if offset != source.numel():
-        raise ModelError(f"vector length={source.numel()} should be {offset}")
+    for parameter in trained:
+        count = parameter.numel()
+        parameter.copy_(source[offset : offset + count].view_as(parameter))
+        offset += count
 
 
 def frozen_state(model: nn.Module) -> dict[str, np.ndarray]:
-    """What a model holds beside its trained parameters: frozen ones and buffers."""
-    trained = {name for name, p in model.named_parameters() if p.requires_grad}
-    state = model.state_dict()
-    return {n: t.detach().cpu().numpy().copy() for n, t in state.items() if n not in trained}
+    """What a model holds beside its trained parameters: frozen ones and buffers.
+
+    Raises:
+        ModelError: one of them is of a type that a safetensors file can't hold.
+    """
+    held = [(n, p) for n, p in model.named_parameters() if not p.requires_grad]
+    return {name: array(name, tensor) for name, tensor in [*held, *model.named_buffers()]}
+
+
+def array(name: str, tensor: Tensor) -> np.ndarray:
+    """A copy of a tensor as numpy has it.
+
+    Raises:
+        ModelError: numpy has no such type.
+    """
+    try:
+        return tensor.detach().cpu().numpy().copy()
+    except TypeError as error:
+        raise ModelError(
+            f"{name} is {tensor.dtype}, which can't be stored", "use float32 or float16"
+        ) from error
 
 
 def frozen_digest(model: nn.Module) -> str:
     """SHA-256 over names, types, shapes and bytes of `frozen_state`; equal on both sides."""
     hasher = hashlib.sha256()
-    for name, array in sorted(frozen_state(model).items()):
-        hasher.update(f"{name}\x00{array.dtype.str}\x00{array.shape}\x00".encode())
-        hasher.update(np.ascontiguousarray(array).tobytes())
+    for name, held in sorted(frozen_state(model).items()):
+        hasher.update(f"{name}\x00{held.dtype.str}\x00{held.shape}\x00".encode())
+        hasher.update(np.ascontiguousarray(held).tobytes())
     return hasher.hexdigest()

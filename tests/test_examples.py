@@ -47,8 +47,7 @@ def test_tabular_rows_are_learnt(tmp_path: Path) -> None:
         "rounds=30",
         "privacy.client=none",
         "privacy.record.noise_multiplier=0.3",
-        "optimizer.learning_rate=0.5",
-        "local.learning_rate=0.3",
+        "local.learning_rate=1",
     )
     assert result["metrics"]["accuracy"] > 0.85
     assert result["epsilon"]["record"] is not None

@@ -139,3 +139,23 @@ def test_a_spec_cant_be_changed_and_can_key_a_cache() -> None:
 def test_replacing_a_field_validates_again() -> None:
     with pytest.raises(ConfigError, match="rounds=0"):
         dataclasses.replace(RunSpec.from_dict(PLAIN), rounds=0)
+
+
+def test_every_setting_is_documented() -> None:
+    import dataclasses
+    import typing
+    from pathlib import Path
+
+    text = (Path(__file__).parents[2] / "docs" / "configuration.md").read_text()
+
+    def keys(cls: type, prefix: str = "") -> list[str]:
+        found = []
+        for name, hint in typing.get_type_hints(cls).items():
+            if dataclasses.is_dataclass(hint):
+                found += keys(hint, f"{prefix}{name}.")
+            else:
+                found.append(f"{prefix}{name}".removesuffix(".kind"))
+        return found
+
+    missing = [key for key in keys(RunSpec) if f"`{key}`" not in text]
+    assert missing == []

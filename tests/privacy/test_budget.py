@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from tacit.privacy import ledger
 from tacit.privacy.budget import AllOf, EpsilonCap, caps
-from tacit.privacy.errors import AccountingError, BudgetError, ConfigError
+from tacit.privacy.errors import BudgetError, ConfigError
 from tacit.privacy.events import SampledGaussian
 from tacit.privacy.ledger import Spending
 from tacit.privacy.plan import Claim, ClientUnit, PrivacyPlan, RecordUnit
@@ -94,9 +95,9 @@ def test_an_epsilon_that_is_not_claimed_is_no_epsilon_of_zero(spent: Spending) -
         EpsilonCap("budget.epsilon", "client", 1000.0).check(spent)
 
 
-def test_a_delta_too_small_for_the_accountant_passes_no_cap() -> None:
-    # A delta below what the accountant can resolve.
-    spent = Spending({"client": 1e-300})
+@pytest.mark.parametrize("delta", [1e-300, 1e-11])
+def test_a_delta_too_small_for_the_accountant_is_never_charged(delta: float) -> None:
+    spent = Spending({"client": delta})
     leaf = {
         "purpose": "train",
         "participations": 1,
@@ -111,8 +112,9 @@ def test_a_delta_too_small_for_the_accountant_passes_no_cap() -> None:
             }
         ],
     }
-    spent.add(leaf)
-    with pytest.raises((BudgetError, AccountingError)):
+    with pytest.raises(ConfigError, match=f"delta={delta:g}"):
+        spent.add(leaf)
+    with pytest.raises(BudgetError):
         EpsilonCap("budget.epsilon", "client", 1e300).check(spent)
 
 
@@ -229,6 +231,16 @@ def test_the_caps_of_a_plan_stop_its_own_charges() -> None:
         caps(made, client * 0.99, record).check(spent)
     with pytest.raises(BudgetError, match=r"budget\.record_epsilon="):
         caps(made, client, record * 0.99).check(spent)
+
+
+def test_a_records_cap_is_held_to_the_smaller_of_its_own_and_the_implied_epsilon() -> None:
+    made = plan(replace(CLIENT, noise_multiplier=20.0), RECORD)
+    spent = spending(*made.training())
+    local, public = (spent.epsilon("record", who, True) for who in ("local", "public"))
+    assert public < 0.5 * local
+    caps(made, None, public).check(spent)
+    with pytest.raises(BudgetError, match=r"budget\.record_epsilon="):
+        caps(made, None, public * 0.999).check(spent)
 
 
 def test_a_protected_unit_without_noise_cannot_keep_a_budget() -> None:

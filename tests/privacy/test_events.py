@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import math
+from typing import Any
 
 import dp_accounting
 import pytest
+import rfc8785
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -44,6 +47,37 @@ def test_an_impossible_event_cannot_be_made_or_read(field: str, value: float) ->
         SampledGaussian(**fields)
     with pytest.raises((ConfigError, AccountingError)):
         from_json({"type": "sampled_gaussian", **fields})
+
+
+@pytest.mark.parametrize("count", [2.0, 2.5, math.nan, math.inf, True, False, "2", None, [2]])
+def test_a_count_that_is_no_integer_cannot_be_made_or_read(count: Any) -> None:
+    with pytest.raises(ConfigError, match="count="):
+        SampledGaussian(1.0, 0.5, count)
+    with pytest.raises(AccountingError, match="event count="):
+        from_json({**SampledGaussian(1.0, 0.5, 2).to_json(), "count": count})
+
+
+@pytest.mark.parametrize("field", ["noise_multiplier", "sampling_rate"])
+@pytest.mark.parametrize("value", ["1.0", "nan", True, False, None, [1.0], {}])
+def test_a_parameter_that_is_no_number_cannot_be_read(field: str, value: object) -> None:
+    with pytest.raises(AccountingError, match=f"event {field}="):
+        from_json({**SampledGaussian(1.0, 0.5, 2).to_json(), field: value})
+
+
+def test_an_integral_parameter_is_the_float_it_was_before_canonical_json() -> None:
+    # RFC 8785 writes 3.0 and 1.0 as 3 and 1.
+    event = SampledGaussian(3.0, 1.0, 2)
+    body = json.loads(rfc8785.dumps(event.to_json()))
+    assert isinstance(body["noise_multiplier"], int)
+    read = from_json(body)
+    assert read == event
+    assert {type(read.noise_multiplier), type(read.sampling_rate)} == {float}
+    assert type(read.count) is int
+
+
+@given(sampled)
+def test_an_event_survives_canonical_json_exactly(event: SampledGaussian) -> None:
+    assert from_json(json.loads(rfc8785.dumps(event.to_json()))) == event
 
 
 @pytest.mark.parametrize("kind", ["laplace", "SampledGaussian", "", None, 1])

@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -54,11 +55,15 @@ def charge(round: int, claims: Sequence[Claim], **changes: Any) -> dict[str, Any
 
 
 def release(round: int, **changes: Any) -> dict[str, Any]:
-    return {"kind": "RELEASE", "round": round, "attempt": 0, "purpose": "train", **changes}
+    body = {"kind": "RELEASE", "run": "run-a", "round": round, "attempt": 0, "purpose": "train"}
+    return {**body, "plan": "p", **changes}
 
 
 def abandon(round: int, **changes: Any) -> dict[str, Any]:
-    return release(round, kind="ABANDON", reason="crash", **changes)
+    # As the store writes it: without the plan.
+    body = release(round, kind="ABANDON", reason="crash", **changes)
+    del body["plan"]
+    return body
 
 
 def figure(delta: float, *events: SampledGaussian) -> float:
@@ -87,7 +92,8 @@ def test_replay_composes_every_charge_of_a_claim() -> None:
 def test_a_release_adds_nothing_and_its_absence_saves_nothing() -> None:
     charges = [charge(n, [claim()]) for n in (1, 2, 3)]
     released = [charges[0], release(1), charges[1], release(2), charges[2], release(3)]
-    assert client_epsilon(charges) == client_epsilon(released)
+    abandoned = [leaf for n in (1, 2, 3) for leaf in (charges[n - 1], abandon(n))]
+    assert client_epsilon(charges) == client_epsilon(released) == client_epsilon(abandoned)
 
 
 def test_abandoned_charges_stand() -> None:
@@ -104,26 +110,124 @@ def test_abandoned_charges_stand() -> None:
     assert client_epsilon(retried) > client_epsilon(kept)
 
 
-def test_the_same_charge_twice_counts_twice() -> None:
-    leaves = [charge(1, [claim()]), charge(1, [claim()])]
-    assert client_epsilon(leaves) == pytest.approx(figure(1e-4, CLIENT.times(2)), rel=1e-9)
+def test_the_same_charge_twice_counts_twice_where_it_is_added() -> None:
+    spent = Spending(DELTAS)
+    for _ in range(2):
+        spent.add(charge(1, [claim()]))
+    expected = figure(1e-4, CLIENT.times(2))
+    assert spent.epsilon("client", "public", True) == pytest.approx(expected, rel=1e-9)
+
+
+ONE = charge(1, [claim()])
 
 
 @pytest.mark.parametrize(
     "leaves",
     [
-        [release(1)],
-        [charge(1, [claim()]), release(2)],
-        [charge(1, [claim()]), release(1, attempt=1)],
-        [charge(1, [claim()]), release(1, purpose="evaluate")],
-        [release(1), charge(1, [claim()])],
-        [charge(1, [claim()]), release(1), charge(2, [claim()]), release(3)],
+        [ONE, ONE],
+        [ONE, release(1), ONE],
+        [ONE, abandon(1), ONE],
+        [ONE, abandon(1), charge(1, [claim()], attempt=1), ONE],
+        [ONE, charge(2, [claim()]), charge(1, [record()], participations=9)],
+        [ONE, charge(1, [claim()], plan="q")],
+        [ONE, charge(1, [claim()], cohort="d")],
     ],
-    ids=["no charge", "another round", "another attempt", "another purpose", "too early", "later"],
+    ids=["open", "released", "abandoned", "retried", "other claims", "other plan", "other cohort"],
 )
-def test_a_release_without_its_charge_before_it_is_an_error(leaves: list[dict[str, Any]]) -> None:
-    with pytest.raises(AccountingError, match="released without a charge"):
+def test_a_second_charge_for_one_attempt_is_an_error(leaves: list[dict[str, Any]]) -> None:
+    with pytest.raises(AccountingError, match=r"round=1 attempt=0 \(train\) was charged twice"):
         replay(leaves, DELTAS)
+
+
+def test_charges_that_differ_in_run_round_attempt_or_purpose_are_all_composed() -> None:
+    leaves = [
+        ONE,
+        charge(2, [claim()]),
+        charge(1, [claim()], attempt=1),
+        charge(1, [claim()], purpose="evaluate"),
+        charge(1, [claim()], run="run-b"),
+    ]
+    assert client_epsilon(leaves) == pytest.approx(figure(1e-4, CLIENT.times(5)), rel=1e-9)
+
+
+@pytest.mark.parametrize("close", [release, abandon])
+@pytest.mark.parametrize(
+    ("before", "changes", "after"),
+    [
+        ([], {}, []),
+        ([ONE], {"round": 2}, []),
+        ([ONE], {"attempt": 1}, []),
+        ([ONE], {"purpose": "evaluate"}, []),
+        ([ONE], {"run": "run-b"}, []),
+        ([], {}, [ONE]),
+        ([ONE, release(1), charge(2, [claim()])], {"round": 3}, []),
+        ([ONE, release(1)], {}, []),
+        ([ONE, abandon(1)], {}, []),
+        ([ONE, release(1), charge(1, [claim()], attempt=1)], {}, []),
+    ],
+    ids=[
+        "no charge",
+        "another round",
+        "another attempt",
+        "another purpose",
+        "another run",
+        "too early",
+        "later",
+        "released before",
+        "abandoned before",
+        "closed before and charged again",
+    ],
+)
+def test_what_closes_no_open_charge_is_an_error(
+    close: Callable[..., dict[str, Any]],
+    before: list[dict[str, Any]],
+    changes: dict[str, Any],
+    after: list[dict[str, Any]],
+) -> None:
+    leaf = {**close(1), **changes}
+    with pytest.raises(AccountingError, match=f"{leaf['kind']} without an open charge"):
+        replay([*before, leaf, *after], DELTAS)
+
+
+def test_charges_may_be_closed_in_any_order_or_stay_open() -> None:
+    charges = [charge(n, [claim()]) for n in (1, 2, 3)]
+    evaluated = charge(1, [claim()], purpose="evaluate")
+    leaves = [*charges, evaluated, release(3), release(1, purpose="evaluate"), abandon(1)]
+    assert client_epsilon(leaves) == pytest.approx(figure(1e-4, CLIENT.times(4)), rel=1e-9)
+
+
+def test_a_release_under_another_plan_than_its_charge_is_an_error() -> None:
+    with pytest.raises(AccountingError, match="released under another plan than charged"):
+        replay([ONE, release(1, plan="q")], DELTAS)
+    # Each release under the plan of its own charge.
+    two = charge(2, [claim()], plan="q")
+    replay([ONE, two, release(2, plan="q"), release(1)], DELTAS)
+    with pytest.raises(AccountingError, match="released under another plan than charged"):
+        replay([ONE, two, release(2)], DELTAS)
+
+
+@pytest.mark.parametrize("kind", ["REFUND", "charge", "", None, 1])
+@pytest.mark.parametrize("before", [[], [ONE]], ids=["first", "after its charge"])
+def test_a_leaf_of_an_unknown_kind_is_an_error(kind: object, before: list[dict[str, Any]]) -> None:
+    with pytest.raises(AccountingError, match="is unknown"):
+        replay([*before, release(1, kind=kind)], DELTAS)
+
+
+@pytest.mark.parametrize("name", ["kind", "run", "round", "attempt", "purpose", "plan"])
+@pytest.mark.parametrize("leaf", [ONE, release(1)], ids=["charge", "release"])
+def test_a_leaf_that_does_not_say_what_it_is_about_stops_the_replay(
+    leaf: dict[str, Any], name: str
+) -> None:
+    before = [] if leaf is ONE else [ONE]
+    replay([*before, leaf], DELTAS)
+    with pytest.raises((KeyError, AccountingError)):
+        replay([*before, {k: v for k, v in leaf.items() if k != name}], DELTAS)
+
+
+@pytest.mark.parametrize("per", ["round", "Release", "", None])
+def test_a_claim_per_something_unknown_stops_the_replay(per: Any) -> None:
+    with pytest.raises(AccountingError, match="a claim per"):
+        replay([charge(1, [claim(per=per)])], DELTAS)
 
 
 def test_an_event_off_the_allow_list_stops_the_replay() -> None:
@@ -236,6 +340,192 @@ def test_one_claim_without_an_event_voids_its_row_for_ever(when: int) -> None:
     assert rows["client"]["epsilon"] is None
     assert rows["client"]["cross_check"] is None
     assert spent.copy().epsilon("client", "public", True) is None
+
+
+@pytest.mark.parametrize("lacking", [1, 2, 3])
+@pytest.mark.parametrize("purpose", ["train", "evaluate"])
+def test_a_row_that_some_charges_lack_is_not_claimed(lacking: int, purpose: str) -> None:
+    # Whether it comes late, goes away, or is missing once: what that charge released isn't
+    # covered by the others.
+    leaves = [
+        charge(n, [record()] if n == lacking else [claim(), record()], participations=n)
+        for n in (1, 2, 3)
+    ]
+    leaves[lacking - 1]["purpose"] = purpose
+    spent = replay(leaves, DELTAS)
+    assert spent.epsilon("client", "public", True) is None
+    assert spent.copy().epsilon("client", "public", True) is None
+    assert spent.epsilon("record", "local", True) is not None
+    rows = {row["unit"]: row for row in spent.table()}
+    assert (rows["client"]["epsilon"], rows["client"]["cross_check"]) == (None, None)
+    assert rows["client"]["accountant"] is None
+    # Nor do later charges that have it bring it back.
+    spent.add(charge(4, [claim(), record()], participations=4))
+    assert spent.epsilon("client", "public", True) is None
+
+
+def test_a_charge_that_claims_nothing_at_all_voids_every_row() -> None:
+    for leaves in ([ONE, charge(2, [])], [charge(2, []), ONE]):
+        spent = replay(leaves, DELTAS)
+        assert spent.epsilon("client", "public", True) is None
+        assert [row["epsilon"] for row in spent.table()] == [None]
+
+
+def test_a_projection_that_lacks_a_row_voids_it_in_the_projection_alone() -> None:
+    spent = replay([ONE], DELTAS)
+    projected = spent.copy()
+    projected.add(charge(2, [record()]))
+    assert projected.epsilon("client", "public", True) is None
+    assert projected.epsilon("record", "local", True) is None
+    assert spent.epsilon("client", "public", True) is not None
+
+
+def test_every_assumption_of_a_row_is_shown_once_and_in_order() -> None:
+    said = ["a", "b", "a", "c; d", "b"]
+    leaves = [charge(n, [claim(assumes=s), record()]) for n, s in enumerate(said, 1)]
+    spent = replay(leaves, DELTAS)
+    for view in (spent, spent.copy()):
+        rows = {row["unit"]: row for row in view.table()}
+        assert rows["client"]["assumes"] == "a; b; c; d"
+        assert rows["record"]["assumes"] == "honest"
+    projected = spent.copy()
+    projected.add(charge(9, [claim(assumes="e"), record()]))
+    assert {r["assumes"] for r in projected.table()} == {"a; b; c; d; e", "honest"}
+    assert {r["assumes"] for r in spent.table()} == {"a; b; c; d", "honest"}
+
+
+def test_the_assumption_of_a_claim_without_an_event_is_shown_too() -> None:
+    leaves = [charge(1, [claim()]), charge(2, [claim(None, assumes="nothing")])]
+    assert [r["assumes"] for r in replay(leaves, DELTAS).table()] == ["honest; nothing"]
+
+
+# What the client-level guarantee implies for a record
+
+STRONG = SampledGaussian(20.0, 0.2)
+WEAK = SampledGaussian(0.6, 0.1, 4)
+IMPLIED = "implied by the client-level guarantee (group privacy of two)"
+
+
+def substituted(*events: SampledGaussian) -> tuple[float, float]:
+    accountant = Accountant(1e-3)
+    for event in events:
+        accountant.compose(event)
+    return accountant.substituted(1e-5), accountant.substituted_cross_check(1e-5)
+
+
+def published(event: SampledGaussian | None, assumes: str = "own") -> Claim:
+    return claim(event, "participation", "record", "public", assumes)
+
+
+def record_row(spent: Spending) -> dict[str, Any]:
+    (row,) = [r for r in spent.table() if (r["unit"], r["adversary"]) == ("record", "public")]
+    return row
+
+
+def test_a_record_is_protected_against_the_public_by_the_smaller_of_two_figures() -> None:
+    for client, own in ((STRONG, WEAK), (CLIENT, RECORD)):
+        leaves = [charge(n, [claim(client), published(own)], participations=n) for n in (1, 2)]
+        spent = replay(leaves, DELTAS)
+        figures = (figure(1e-5, own.times(2)), substituted(client.times(2))[0])
+        assert figures[0] != pytest.approx(figures[1], rel=0.1)
+        assert spent.epsilon("record", "public", True) == pytest.approx(min(figures), rel=1e-6)
+        assert spent.copy().epsilon("record", "public", True) == pytest.approx(min(figures), 1e-6)
+        # The client's own is at the client's delta and as it was.
+        expected = figure(1e-4, client.times(2))
+        assert spent.epsilon("client", "public", True) == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("own", [WEAK, None], ids=["weak", "none"])
+def test_the_table_says_where_an_implied_figure_comes_from(own: SampledGaussian | None) -> None:
+    leaves = [
+        charge(1, [claim(STRONG, assumes="a"), published(own)]),
+        charge(2, [claim(STRONG, assumes="b"), published(own)], participations=2),
+    ]
+    row, expected = record_row(replay(leaves, DELTAS)), substituted(STRONG.times(2))
+    assert row["epsilon"] == pytest.approx(expected[0], rel=1e-6)
+    assert row["cross_check"] == pytest.approx(expected[1], rel=1e-6)
+    assert row["epsilon"] < row["cross_check"]
+    assert row["assumes"] == f"{IMPLIED}; a; b"
+    assert row["delta"] == 1e-5
+    assert row["accountant"].startswith("dp-accounting ")
+
+
+def test_the_table_keeps_a_records_own_figure_where_that_is_smaller() -> None:
+    row = record_row(replay([charge(1, [claim(CLIENT), published(RECORD)])], DELTAS))
+    assert row["epsilon"] == pytest.approx(figure(1e-5, RECORD), rel=1e-9)
+    assert row["assumes"] == "own"
+
+
+def test_a_row_of_the_record_that_was_voided_is_still_implied() -> None:
+    for second in ([claim(STRONG), published(None)], [claim(STRONG)]):
+        leaves = [charge(1, [claim(STRONG), published(RECORD)]), charge(2, second)]
+        row = record_row(replay(leaves, DELTAS))
+        assert row["epsilon"] == pytest.approx(substituted(STRONG.times(2))[0], rel=1e-6)
+        assert row["assumes"].startswith(IMPLIED)
+
+
+@pytest.mark.parametrize("adversary", ["local", "coordinator"])
+def test_nothing_is_implied_against_who_sees_single_updates(adversary: str) -> None:
+    rows = [claim(STRONG), claim(WEAK, "participation", "record", adversary)]
+    spent = replay([charge(1, rows)], DELTAS)
+    assert spent.epsilon("record", adversary, True) == pytest.approx(figure(1e-5, WEAK), rel=1e-9)
+    rows[1] = claim(None, "participation", "record", adversary)
+    assert replay([charge(1, rows)], DELTAS).epsilon("record", adversary, True) is None
+    assert IMPLIED not in str(spent.table())
+
+
+def test_nothing_is_implied_by_a_client_level_guarantee_that_does_not_stand() -> None:
+    for broken in ([claim(None), published(WEAK)], [published(WEAK)]):
+        leaves = [
+            charge(1, [claim(STRONG), published(WEAK)]),
+            charge(2, broken, participations=2),
+        ]
+        row = record_row(replay(leaves, DELTAS))
+        assert row["epsilon"] == pytest.approx(figure(1e-5, WEAK.times(2)), rel=1e-6)
+        assert row["assumes"] == "own"
+
+
+def test_amplified_and_plain_guarantees_imply_each_their_own() -> None:
+    plain = SampledGaussian(20.0)
+    rows = [
+        claim(STRONG),
+        Claim("client", "public", False, plain, "release", "plain"),
+        published(WEAK),
+        Claim("record", "public", False, WEAK, "participation", "own"),
+    ]
+    spent = replay([charge(1, rows)], DELTAS)
+    for amplified, event in ((True, STRONG), (False, plain)):
+        expected = substituted(event)[0]
+        assert spent.epsilon("record", "public", amplified) == pytest.approx(expected, rel=1e-9)
+    only = replay([charge(1, [claim(STRONG), rows[3]])], DELTAS)
+    own = figure(1e-5, WEAK)
+    assert only.epsilon("record", "public", False) == pytest.approx(own, rel=1e-9)
+
+
+@pytest.mark.parametrize("z", [0.3, 1e-3])
+def test_an_infinite_figure_is_no_claim(z: float) -> None:
+    client = SampledGaussian(z)
+    assert substituted(client) == (math.inf, math.inf)
+    spent = replay([charge(1, [claim(client), published(None)])], DELTAS)
+    assert spent.epsilon("record", "public", True) is None
+    row = record_row(spent)
+    assert (row["epsilon"], row["cross_check"], row["accountant"]) == (None, None, None)
+    assert row["assumes"] == "own"
+    # And takes nothing from the record's own.
+    spent = replay([charge(1, [claim(client), published(RECORD)])], DELTAS)
+    assert spent.epsilon("record", "public", True) == pytest.approx(figure(1e-5, RECORD), rel=1e-9)
+    assert record_row(spent)["assumes"] == "own"
+
+
+def test_no_cell_of_the_table_is_infinite() -> None:
+    # RDP is looser, so it can fail to fit into the delta where PLD fits.
+    client = SampledGaussian(0.604)
+    value, check = substituted(client)
+    assert value < check == math.inf
+    row = record_row(replay([charge(1, [claim(client), published(None)])], DELTAS))
+    assert row["epsilon"] == pytest.approx(value, rel=1e-9)
+    assert row["cross_check"] is None
+    json.dumps(row, allow_nan=False)
 
 
 def test_the_table_shows_each_row_with_its_delta_and_cross_check() -> None:

@@ -12,6 +12,7 @@ from hypothesis.extra import numpy as hnp
 from scipy import stats
 from scipy.special import log_ndtr, ndtr
 
+from tacit.privacy.errors import ConfigError
 from tacit.privacy.mechanisms import MARGIN, adapt, clip, noisy_sum, unclipped_bit
 from tacit.privacy.noise import SimulationSource, SystemSource
 from tacit.privacy.plan import AdaptiveClip
@@ -104,6 +105,16 @@ def test_zeros_stay_zeros(size: int) -> None:
     assert clipped is not None
     assert clipped.shape == (size,)
     assert not clipped.any()
+
+
+@pytest.mark.parametrize("bound", [0.0, -0.0, -1.0, math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("vector", [[3.0, 4.0], [0.0], [], [math.nan]], ids=str)
+def test_a_bound_that_bounds_nothing_is_refused_for_any_vector(
+    bound: float, vector: list[float]
+) -> None:
+    # NaN would compare as no excess and let the vector through as it is.
+    with pytest.raises(ConfigError, match=f"clip={bound} must be finite and greater than 0"):
+        clip(np.array(vector), bound)
 
 
 def test_clip_does_not_write_to_what_it_was_given() -> None:

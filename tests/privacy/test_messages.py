@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 import struct
 from dataclasses import fields
 from typing import Any
 
 import numpy as np
 import pytest
+import rfc8785
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -32,8 +34,7 @@ vectors = st.lists(st.integers(0, 2**32 - 1), max_size=12).map(
 FIELD = {
     "str": text,
     "int": whole,
-    # Canonical JSON writes 2.0**60 as digits that only a float reader gets back; no clip is there.
-    "float": st.floats(-(2.0**53) + 1, 2.0**53 - 1),
+    "float": st.floats(allow_nan=False, allow_infinity=False),
     "Vector": vectors,
 }
 
@@ -51,8 +52,16 @@ def content(message: Message) -> dict[str, object]:
     return {f.name: bits(getattr(message, f.name)) for f in fields(message)}
 
 
+def canonical(value: object) -> bytes:
+    """RFC 8785, and as near to it as can be where that refuses a value."""
+    try:
+        return rfc8785.dumps(value)
+    except (rfc8785.CanonicalizationError, UnicodeEncodeError):
+        return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
+
+
 def framed(header: object, body: bytes = b"") -> bytes:
-    data = header if isinstance(header, bytes) else json.dumps(header).encode()
+    data = header if isinstance(header, bytes) else canonical(header)
     return b"TCT1" + struct.pack("<I", len(data)) + data + body
 
 
@@ -90,6 +99,25 @@ def test_what_is_encoded_is_decoded(kind: type[Message], data: st.DataObject) ->
     assert type(decoded) is kind
     assert content(decoded) == content(message)
     assert decoded.encode() == encoded
+    for field in fields(kind):
+        if field.type in ("float", "int"):
+            assert type(getattr(decoded, field.name)).__name__ == field.type
+
+
+@pytest.mark.parametrize(
+    "clip",
+    [
+        *(0.0, 1.0, -3.0, 0.1, 1e-7, 5e-324, 2.2250738585072014e-308, 1.7976931348623157e308),
+        *(2.0**53 - 1, 2.0**53, 2.0**53 + 2, -(2.0**53), 2.0**60, 1e20, 999999999999999900000.0),
+        *(1e21, 1e22, -1e300),
+    ],
+)
+def test_a_float_is_decoded_to_the_same_float(clip: float) -> None:
+    request = TrainRequest("r", 1, 0, "p", "f", clip, np.zeros(1, np.float32))
+    decoded = TrainRequest.decode(request.encode())
+    assert type(decoded.clip) is float
+    assert decoded.clip == clip
+    assert decoded.encode() == request.encode()
 
 
 def test_nan_payloads_are_carried_bit_by_bit() -> None:
@@ -170,6 +198,7 @@ def test_a_changed_byte_is_refused_or_makes_another_message(message: Message) ->
             except MessageError:
                 continue
             assert content(decoded) != before, f"byte {at} doesn't matter"
+            assert decoded.encode() == bytes(damaged)
 
 
 @pytest.mark.parametrize("message", SAMPLES, ids=lambda m: m.kind)
@@ -186,7 +215,9 @@ def test_one_kind_is_not_read_as_another(message: Message, kind: type[Message]) 
 
 
 def test_the_header_that_the_next_tests_spoil_is_a_good_one() -> None:
-    assert TrainRequest.decode(framed(HEADER, b"\x00" * 4)).clip == 1.0
+    decoded = TrainRequest.decode(framed(HEADER, b"\x00" * 4))
+    assert decoded.clip == 1.0
+    assert decoded.encode() == framed(HEADER, b"\x00" * 4)
 
 
 @pytest.mark.parametrize(
@@ -223,7 +254,8 @@ def test_the_header_that_the_next_tests_spoil_is_a_good_one() -> None:
         header(arrays=[{"name": None, "length": 1}]),
         header(arrays=[{"name": ["parameters"], "length": 1}]),
         header(arrays=[{"name": "parameters", "length": "1"}]),
-        header(arrays=[{"name": "parameters", "length": 1.0}]),
+        header(arrays=[{"name": "parameters", "length": 1.5}]),
+        header(arrays=[{"name": "parameters", "length": True}]),
         header(arrays=[{"name": "parameters", "length": None}]),
         header(arrays=[{"name": "parameters", "length": -1}]),
         header(arrays=[{"name": "parameters", "length": 2}]),
@@ -234,6 +266,10 @@ def test_the_header_that_the_next_tests_spoil_is_a_good_one() -> None:
         header(arrays=[{"name": "parameters", "length": 2}, {"name": "x", "length": -1}]),
         # The lengths add up to the body's, by going back over it.
         header(arrays=[{"name": "parameters", "length": n} for n in (-1, 2)]),
+        header(arrays=[{"name": "parameters", "length": n} for n in (1, 0)]),
+        header(arrays=[{"name": "parameters", "length": n} for n in (0, 1)]),
+        header(arrays=[{"name": "clip", "length": 0}, {"name": "parameters", "length": 1}]),
+        scalars(parameters=1.0),
         header(arrays=[{"name": "gradient", "length": 1}]),
         header(arrays=[{"name": "run", "length": 0}, {"name": "parameters", "length": 1}]),
         header(arrays=[{"name": "parameters", "length": 1}, {"name": "vote", "length": 0}]),
@@ -241,7 +277,19 @@ def test_the_header_that_the_next_tests_spoil_is_a_good_one() -> None:
         scalars(run=None),
         scalars(plan=["p"]),
         scalars(round=-1),
-        scalars(round=1.0),
+        scalars(round=1.5),
+        scalars(round=2**53),
+        scalars(round=2**64),
+        scalars(attempt=10**400),
+        scalars(run="\ud800"),
+        scalars(plan="p\udfff"),
+        scalars(**{"\ud800": 1}),
+        scalars(clip=10**400),
+        scalars(clip=-(10**400)),
+        scalars(clip=2**53 + 1),
+        scalars(clip=math.nan),
+        scalars(clip=math.inf),
+        scalars(clip=-math.inf),
         scalars(round="1"),
         scalars(round=True),
         scalars(attempt=None),
@@ -257,6 +305,73 @@ def test_the_header_that_the_next_tests_spoil_is_a_good_one() -> None:
 def test_a_malformed_header_is_refused(bad: object) -> None:
     with pytest.raises(MessageError):
         TrainRequest.decode(framed(bad, b"\x00" * 4))
+
+
+GOOD = (
+    b'{"arrays":[{"length":1,"name":"parameters"}],"fields":{"attempt":0,"clip":1,'
+    b'"frozen":"f","plan":"p","round":1,"run":"r"},"kind":"train-request"}'
+)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (b'"round":1', b'"round": 1'),
+        (b'"round":1', b'"round":1.0'),
+        (b'"round":1', b'"round":1e0'),
+        (b'"round":1', b'"round":1,"round":1'),
+        (b'"round":1', b'"round":2,"round":1'),
+        (b'"attempt":0', b'"attempt":-0'),
+        (b'"clip":1', b'"clip":1.0'),
+        (b'"clip":1', b'"clip":1e0'),
+        (b'"clip":1', b'"clip":1E400'),
+        (b'"clip":1', b'"clip":NaN'),
+        (b'"clip":1', b'"clip":Infinity'),
+        (b'"clip":1', b'"clip":-0'),
+        (b'"clip":1', b'"clip":-0.0'),
+        (b'"clip":1', b'"clip":0.10'),
+        (b'"clip":1', b'"clip":0.1000000000000000055'),
+        (b'"clip":1', b'"clip":1e-400'),
+        (b'"run":"r"', b'"run":"\\u0072"'),
+        (b'"run":"r"', b'"run":"\\/"'),
+        (b'"run":"r"', b'"run":"\\u00e9"'),
+        (b'"run":"r"', b'"run":"\\ud800"'),
+        (b'"plan":"p"', b'"pl\\u0061n":"p"'),
+        (b'"frozen":"f","plan":"p"', b'"plan":"p","frozen":"f"'),
+        (b'"length":1,"name":"parameters"', b'"name":"parameters","length":1'),
+        (b'"length":1,', b'"length":1.0,'),
+        (b'"length":1,', b'"length":true,'),
+        (b'"length":1,', b'"length":9,"length":1,'),
+        (b'"kind":"train-request"', b'"kind":"train-reply","kind":"train-request"'),
+        (b'"arrays"', b'"arrays":[],"arrays"'),
+        (b'"train-request"}', b'"train-request"} '),
+        (b'{"arrays"', b'\n{"arrays"'),
+        (b'{"arrays"', b'\xef\xbb\xbf{"arrays"'),
+    ],
+    ids=lambda part: part.decode("latin1"),
+)
+def test_a_header_that_is_not_canonical_is_refused(old: bytes, new: bytes) -> None:
+    assert GOOD == framed(HEADER)[8:]
+    assert GOOD.count(old) == 1
+    with pytest.raises(MessageError):
+        TrainRequest.decode(framed(GOOD.replace(old, new), b"\x00" * 4))
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-32"])
+def test_a_header_in_another_encoding_is_refused(encoding: str) -> None:
+    # json.loads would guess it.
+    with pytest.raises(MessageError):
+        TrainRequest.decode(framed(GOOD.decode().encode(encoding), b"\x00" * 4))
+
+
+@pytest.mark.parametrize("depth", range(100, 1100, 25))
+@pytest.mark.parametrize(("open_", "shut"), [(b"[", b"]"), (b'{"a":', b"}")], ids=["list", "dict"])
+def test_a_deep_header_is_refused_whichever_parser_gives_up(
+    depth: int, open_: bytes, shut: bytes
+) -> None:
+    deep = GOOD.replace(b'"clip":1', b'"clip":' + open_ * depth + b"1" + shut * depth)
+    with pytest.raises(MessageError):
+        TrainRequest.decode(framed(deep, b"\x00" * 4))
 
 
 @pytest.mark.parametrize("name", sorted(HEADER["fields"]))
@@ -305,6 +420,7 @@ def test_any_json_is_a_message_or_a_message_error(head: object, body: bytes) -> 
     assert isinstance(decoded.run, str)
     assert isinstance(decoded.round, int)
     assert decoded.parameters.dtype == np.float32
+    assert decoded.encode() == framed(head, body)
 
 
 def test_random_bytes_are_never_a_message() -> None:
@@ -329,3 +445,4 @@ def test_spliced_bytes_are_a_message_or_a_message_error(message: Message) -> Non
         except MessageError:
             continue
         assert type(decoded) is type(message)
+        assert decoded.encode() == spliced

@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tacit.privacy.accountant import Accountant
 from tacit.privacy.errors import ConfigError
 from tacit.privacy.events import SampledGaussian, collapse
 from tacit.privacy.noise import SimulationSource
@@ -115,14 +116,67 @@ def test_where_the_sum_is_no_gaussian_the_public_claim_is_the_local_one(
         assert table["record", "coordinator", amplified] == local
 
 
-def test_the_summed_claim_is_for_the_public_only_and_once_a_release() -> None:
+def test_the_summed_claim_is_for_the_public_only_and_once_a_participation() -> None:
     table = rows(plan(record=RECORD).training())
     z = math.sqrt(25) * 0.8
-    assert table["record", "public", True] == (SampledGaussian(z, 0.1, 1), "release")
-    assert table["record", "public", False] == (SampledGaussian(z, 1.0, 1), "release")
+    # Only a round in which the record's client takes part depends on the record.
+    assert table["record", "public", True] == (SampledGaussian(z, 0.1, 1), "participation")
+    assert table["record", "public", False] == (SampledGaussian(z, 1.0, 1), "participation")
     for adversary in ("local", "coordinator"):
         assert table["record", adversary, True] == (SampledGaussian(0.8, 0.1, 1), "participation")
         assert table["record", adversary, False] == (SampledGaussian(0.8, 1.0, 1), "participation")
+
+
+plans_with_records = st.builds(
+    plan,
+    record=st.builds(
+        RecordUnit,
+        clip=st.just(1.0),
+        noise_multiplier=st.sampled_from([0.0]) | st.floats(0.5, 20.0),
+        sampling_rate=st.sampled_from([1.0]) | st.floats(0.01, 1.0),
+        steps=st.integers(1, 3),
+        denominator=st.just(32.0),
+    ),
+    client=st.sampled_from([None, None, CLIENT, ClientUnit(0.5, 0.0)]),
+    sampling_rate=st.floats(1e-3, 1.0),
+    minimum_survivors=st.integers(0, 300),
+    evaluation=st.sampled_from([None, EVALUATION]),
+)
+
+
+@given(plans_with_records)
+def test_what_the_public_sees_is_never_claimed_above_what_one_submission_shows(
+    made: PrivacyPlan,
+) -> None:
+    for claims in (made.training(), made.evaluating()):
+        table = rows(claims)
+        for amplified in (True, False) if claims else ():
+            (public, per), (local, local_per) = (
+                table["record", who, amplified] for who in ("public", "local")
+            )
+            # Composed as often, at the same rate, no more steps, and at least as much noise.
+            assert per == local_per == "participation"
+            assert (public is None) == (local is None)
+            if public and local:
+                assert public.sampling_rate == local.sampling_rate
+                assert public.count <= local.count
+                assert public.noise_multiplier >= local.noise_multiplier
+
+
+@settings(deadline=None, max_examples=20)
+@given(plans_with_records, st.integers(1, 30))
+def test_nor_is_its_epsilon_above(made: PrivacyPlan, participations: int) -> None:
+    table = rows(made.training())
+    for amplified in (True, False):
+        spent = []
+        for who in ("public", "local"):
+            event, accountant = table["record", who, amplified][0], Accountant(1e-5)
+            if event is None:
+                return
+            accountant.compose(event.times(participations))
+            spent.append(accountant.epsilon())
+        assert spent[0] <= spent[1] * (1 + 1e-6)
+        assert spent[0] < spent[1] or made.summed_noise() in (None, made.record.noise_multiplier)
 
 
 def test_record_noise_of_zero_claims_nothing_however_many_clients_are_summed() -> None:
@@ -324,6 +378,17 @@ def test_equal_plans_have_equal_digests() -> None:
 
 # Validation
 
+ABOVE_TEN = math.nextafter(10, 11)
+
+
+def test_the_step_of_the_clip_may_be_up_to_ten() -> None:
+    for rate in (5e-324, 0.2, 10, 10.0):
+        assert AdaptiveClip(0.5, rate, 1.0).learning_rate == rate
+
+
+def test_the_only_relation_and_sampling_that_is_accounted_for_may_be_named() -> None:
+    assert plan(relation="add-or-remove-one", sampling="poisson") == plan()
+
 
 @pytest.mark.parametrize("record", [RECORD, replace(RECORD, noise_multiplier=0.0)])
 def test_weighting_by_examples_is_refused_with_record_level_dp(record: RecordUnit) -> None:
@@ -347,6 +412,18 @@ def test_weighting_by_examples_is_refused_with_record_level_dp(record: RecordUni
         ({"minimum_survivors": 301}, "minimum_survivors=301"),
         ({"noise_source": "torch"}, "noise_source=torch"),
         ({"weight_cap": 0}, "weighting.cap=0"),
+        ({"relation": "replace-one"}, "relation=replace-one"),
+        ({"relation": "substitute"}, "relation=substitute"),
+        ({"relation": ""}, "relation="),
+        ({"sampling": "shuffled"}, "sampling=shuffled"),
+        ({"sampling": "without-replacement"}, "sampling=without-replacement"),
+        ({"sampling": "Poisson"}, "sampling=Poisson"),
+        ({"population": 300.0}, "clients=300.0"),
+        ({"rounds": 2.5}, "rounds=2.5"),
+        ({"rounds": math.nan}, "rounds=nan"),
+        ({"rounds": True}, "rounds=True"),
+        ({"minimum_survivors": 25.0}, "minimum_survivors=25.0"),
+        ({"weight_cap": 8.0}, "weighting.cap=8.0"),
     ],
 )
 def test_an_impossible_plan_is_refused_by_name_and_value(
@@ -366,14 +443,22 @@ def test_an_impossible_plan_is_refused_by_name_and_value(
         (lambda: ClientUnit(1.0, math.nan), "privacy.client.noise_multiplier=nan"),
         (lambda: AdaptiveClip(1.0, 0.2, 1.0), "privacy.client.quantile=1.0"),
         (lambda: AdaptiveClip(0.5, 0.0, 1.0), "privacy.client.quantile_learning_rate=0.0"),
+        (lambda: AdaptiveClip(0.5, -0.1, 1.0), "privacy.client.quantile_learning_rate=-0.1"),
+        (lambda: AdaptiveClip(0.5, 10.5, 1.0), "privacy.client.quantile_learning_rate=10.5"),
+        (lambda: AdaptiveClip(0.5, ABOVE_TEN, 1.0), "privacy.client.quantile_learning_rate=10 "),
+        (lambda: AdaptiveClip(0.5, math.inf, 1.0), "privacy.client.quantile_learning_rate=inf"),
+        (lambda: AdaptiveClip(0.5, math.nan, 1.0), "privacy.client.quantile_learning_rate=nan"),
         (lambda: AdaptiveClip(0.5, 0.2, 0.0), "privacy.client.count_noise=0.0"),
         (lambda: replace(RECORD, clip=-1.0), "privacy.record.clip=-1.0"),
         (lambda: replace(RECORD, noise_multiplier=-1.0), "privacy.record.noise_multiplier=-1.0"),
         (lambda: replace(RECORD, sampling_rate=0.0), "privacy.record.sampling_rate=0.0"),
         (lambda: replace(RECORD, steps=0), "local.steps=0"),
+        (lambda: replace(RECORD, steps=1.0), "local.steps=1.0"),
         (lambda: replace(RECORD, denominator=0.0), "privacy.record.denominator=0.0"),
         (lambda: replace(EVALUATION, every=0), "evaluation.every=0"),
         (lambda: replace(EVALUATION, cap=0), "evaluation.cap=0"),
+        (lambda: replace(EVALUATION, cap=100.0), "evaluation.cap=100.0"),
+        (lambda: replace(EVALUATION, every=True), "evaluation.every=True"),
         (lambda: replace(EVALUATION, loss_cap=0.0), "evaluation.loss_cap=0.0"),
         (lambda: replace(EVALUATION, noise_multiplier=-1.0), "evaluation.noise_multiplier=-1.0"),
     ],

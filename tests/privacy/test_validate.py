@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
+import numpy as np
 import pytest
 
 from tacit.privacy import validate
@@ -51,6 +53,18 @@ def test_integers_from_the_limit_up_pass(value: int, low: int) -> None:
 def test_integers_below_the_limit_are_refused(value: int, low: int) -> None:
     with pytest.raises(ConfigError, match=f"rounds={value} must be at least {low}"):
         validate.at_least("rounds", value, low)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [1.0, 1.5, 2.0**60, math.nan, math.inf, -math.inf, True, False, "3", None, [3], np.float64(3)],
+    ids=repr,
+)
+@pytest.mark.parametrize("low", [-1, 0, 1])
+def test_what_is_no_integer_is_refused_whatever_its_size(value: Any, low: int) -> None:
+    with pytest.raises(ConfigError) as refusal:
+        validate.at_least("rounds", value, low)
+    assert refusal.value.message == f"rounds={value} must be a whole number"
 
 
 def test_words_on_the_list_pass_and_others_are_refused_with_the_list() -> None:
