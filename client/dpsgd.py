@@ -32,7 +32,6 @@ class NoisyOptimizer(DPOptimizer):  # type: ignore[misc]  # opacus is untyped
         super().__init__(
             optimizer,
             noise_multiplier=unit.noise_multiplier,
-            # Opacus divides by norm + 1e-6; the margin covers float32 rounding for any clip.
             max_grad_norm=unit.clip,
             expected_batch_size=unit.denominator,
         )

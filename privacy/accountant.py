@@ -32,6 +32,7 @@ CROSS_CHECK = "rdp"
 _ROUND_UP = 1.0 + 1e-6
 MINIMUM_DELTA = 1e-10
 _REBUILD = 64
+_STEPS_PER_DECADE = 16
 # Integer orders only: the fractional series of dp-accounting fails to converge at large q.
 _ORDERS = [*range(2, 65), 72, 80, 96, 128, 192, 256, 512, 1024]
 
@@ -108,8 +109,8 @@ class Accountant:
             tuple[SampledGaussian, float], tuple[int, pld.PrivacyLossDistribution]
         ] = {}
         self._memo: dict[tuple[tuple[SampledGaussian, int], ...], float] = {}
-        # Where the search of `substituted` stopped, in quarters of a decade below its delta:
-        # what didn't fit then doesn't fit with more composed.
+        # Where the search of `substituted` stopped, in steps below its delta: what didn't fit
+        # then doesn't fit with more composed.
         self._exponent: dict[float, int] = {}
 
     def copy(self) -> Accountant:
@@ -144,8 +145,8 @@ class Accountant:
         The largest d on a grid that fits into ``delta`` is taken; infinity if none does.
         """
         first = self._exponent.get(delta, 1)
-        value, quarters = self._substituted(self._epsilon, delta, first)
-        self._exponent = {**self._exponent, delta: quarters}
+        value, steps = self._substituted(self._epsilon, delta, first)
+        self._exponent = {**self._exponent, delta: steps}
         return value
 
     def substituted_cross_check(self, delta: float) -> float:
@@ -154,17 +155,17 @@ class Accountant:
         return self._substituted(lambda d: float(rdp.get_epsilon(d)), delta, 1)[0]
 
     def _substituted(
-        self, epsilon_at: Callable[[float], float], delta: float, quarters: int
+        self, epsilon_at: Callable[[float], float], delta: float, steps: int
     ) -> tuple[float, int]:
-        """The figure, and how many quarters of a decade below ``delta`` it was found."""
+        """The figure, and how many steps below ``delta`` it was found."""
         if not self._counts:
             return 0.0, 1
-        while (smaller := delta * 10.0 ** (-quarters / 4)) >= MINIMUM_DELTA:
+        while (smaller := delta * 10.0 ** (-steps / _STEPS_PER_DECADE)) >= MINIMUM_DELTA:
             one = epsilon_at(smaller)
             if one < 700 and (1.0 + math.exp(one)) * smaller <= delta:
-                return 2.0 * one * _ROUND_UP, quarters
-            quarters += 1
-        return math.inf, quarters
+                return 2.0 * one * _ROUND_UP, steps
+            steps += 1
+        return math.inf, steps
 
     def _epsilon(self, delta: float) -> float:
         sampled = {e: n for e, n in self._counts.items() if e.sampling_rate < 1.0}

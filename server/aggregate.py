@@ -8,9 +8,9 @@ A protocol with more legs is another class with the same two methods.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Literal, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,8 @@ from tacit.privacy.messages import EvaluateReply, EvaluateRequest, Message, Trai
 from tacit.privacy.noise import Floats
 from tacit.privacy.plan import Evaluation, PrivacyPlan
 from tacit.server.legs import Legs
+
+M = TypeVar("M", bound=Message)
 
 
 @dataclass
@@ -65,23 +67,11 @@ class PlainAggregation:
 
     def train(self, request: TrainRequest, cohort: Sequence[int], legs: Legs) -> Aggregate:
         """The sum of the cohort's updates, each clipped to ``request.clip`` here too."""
-        size = request.parameters.size
         votes = int(self._plan.client is not None and self._plan.client.adaptive is not None)
-        made = Aggregate(np.zeros(size))
-        for reply in legs.exchange("train", dict.fromkeys(cohort, request)):
-            if reply.message is None:
-                made.rejected[reply.problem] += 1
-                made.detail = made.detail or reply.detail
-                continue
-            try:
-                answer = wire.unpack(TrainReply, reply.message)
-            except MessageError:
-                made.rejected["malformed"] += 1
-                continue
-            if not _answers(answer, request) or (answer.update.size, answer.vote.size) != (
-                size,
-                votes,
-            ):
+        made = Aggregate(np.zeros(request.parameters.size))
+        for answer in _answers("train", TrainReply, request, cohort, legs, made):
+            sizes = (answer.update.size, answer.vote.size)
+            if sizes != (request.parameters.size, votes):
                 made.rejected["wrong round or shape"] += 1
                 continue
             vector = self._bounded(answer.update, request.clip)
@@ -97,17 +87,8 @@ class PlainAggregation:
     def evaluate(self, request: EvaluateRequest, cohort: Sequence[int], legs: Legs) -> Aggregate:
         """The sum of the cohort's counts, each bounded here too."""
         made = Aggregate(np.zeros(3))
-        for reply in legs.exchange("evaluate", dict.fromkeys(cohort, request)):
-            if reply.message is None:
-                made.rejected[reply.problem] += 1
-                made.detail = made.detail or reply.detail
-                continue
-            try:
-                answer = wire.unpack(EvaluateReply, reply.message)
-            except MessageError:
-                made.rejected["malformed"] += 1
-                continue
-            if not _answers(answer, request) or answer.counts.size != 3:
+        for answer in _answers("evaluate", EvaluateReply, request, cohort, legs, made):
+            if answer.counts.size != 3:
                 made.rejected["wrong round or shape"] += 1
                 continue
             counts = mechanisms.clip(answer.counts, Evaluation.SENSITIVITY)
@@ -125,6 +106,27 @@ class PlainAggregation:
         return wide if np.isfinite(wide).all() else None
 
 
-def _answers(answer: Message, request: Message) -> bool:
-    same = (answer.run, answer.round, answer.attempt)
-    return same == (request.run, request.round, request.attempt)
+def _answers(
+    leg: Literal["train", "evaluate"],
+    kind: type[M],
+    request: Message,
+    cohort: Sequence[int],
+    legs: Legs,
+    made: Aggregate,
+) -> Iterator[M]:
+    """The replies that are of this kind and to this request; notes the others in ``made``."""
+    asked = (request.run, request.round, request.attempt)
+    for reply in legs.exchange(leg, dict.fromkeys(cohort, request)):
+        if reply.message is None:
+            made.rejected[reply.problem] += 1
+            made.detail = made.detail or reply.detail
+            continue
+        try:
+            answer = wire.unpack(kind, reply.message)
+        except MessageError:
+            made.rejected["malformed"] += 1
+            continue
+        if (answer.run, answer.round, answer.attempt) != asked:
+            made.rejected["wrong round or shape"] += 1
+            continue
+        yield answer

@@ -38,6 +38,7 @@ class Result:
         model_version: its number.
         artifact_sha256: its digest.
         metrics: of the newest evaluated version.
+        evaluation: what they were measured on: "public", "federated" or "none".
         epsilon: client, client_unamplified, record, record_unamplified, record_local; None
             where nothing is claimed.
         delta: of the client unit, or of the record unit where only that is protected.
@@ -55,6 +56,7 @@ class Result:
     model_version: int
     artifact_sha256: str
     metrics: dict[str, float]
+    evaluation: str
     epsilon: dict[str, float | None]
     delta: float
     claims: list[dict[str, Any]]
@@ -72,6 +74,7 @@ class Result:
             "model_version": self.model_version,
             "artifact_sha256": self.artifact_sha256,
             "metrics": self.metrics,
+            "evaluation": self.evaluation,
             "epsilon": self.epsilon,
             "delta": self.delta,
             "claims": self.claims,
@@ -169,6 +172,7 @@ def summary(store: Store, identifier: str, rate: float, began: float) -> Result:
         model_version=version["number"],
         artifact_sha256=version["artifact"],
         metrics=measured[-1] if measured else {},
+        evaluation=json.loads(run["spec"])["evaluation"]["kind"],
         epsilon=rounds[-1]["epsilon"],
         delta=deltas["client" if plan["client"] else "record"],
         claims=report.claims(store, identifier),

@@ -16,6 +16,7 @@ from typing import Any
 import jinja2
 import matplotlib as mpl
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from tacit.privacy import ledger
 from tacit.server.home import write_durably
@@ -28,6 +29,12 @@ _LABELS = {
     "client_unamplified": "client, cohort known",
     "record": "record, against the public",
     "record_local": "record, against everybody",
+}
+
+EVALUATIONS = {
+    "public": "on a public test set, which is nobody's private data and costs no epsilon",
+    "federated": "by federated evaluation, noised and charged",
+    "none": "not measured",
 }
 
 
@@ -47,14 +54,15 @@ def write(store: Store, run: str, table: Sequence[dict[str, Any]]) -> Path:
         table: rows of `claims`.
     """
     row, rounds = store.run(run), store.rounds(run)
-    folder = store.home.run(run)
+    folder, spec = store.home.run(run), json.loads(row["spec"])
     pictures = {"accuracy": _accuracy(rounds), "epsilon": _epsilon(rounds)}
     for name, png in pictures.items():
         write_durably(folder / f"{name}.png", png)
     page = _template("run.html").render(
         run=row,
         plan=json.loads(row["plan"]),
-        spec=json.dumps(json.loads(row["spec"]), indent=2),
+        spec=json.dumps(spec, indent=2),
+        evaluation=EVALUATIONS[spec["evaluation"]["kind"]],
         rounds=rounds,
         version=store.versions(run=run)[-1],
         claims=table,
@@ -95,6 +103,8 @@ def _axes(x: str, y: str) -> tuple[Figure, Any]:
     axes.set_xlabel(x)
     axes.set_ylabel(y)
     axes.grid(alpha=0.3)
+    if x == "round":
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.spines[["top", "right"]].set_visible(False)
     return figure, axes
 

@@ -35,20 +35,8 @@ def split(columns: dict[str, Any], clients: int, how: PartitionSpec, seed: int) 
     from flwr_datasets import partitioner as flower
 
     records = len(next(iter(columns.values())))
-    column = how.column if how.kind in ("natural", "dirichlet", "shards") else None
-    if column is not None and column not in columns:
-        raise DataError(
-            f"partition={how.kind} needs a column {column!r}; the data has "
-            f"{', '.join(sorted(columns))}",
-            "name another with partition.column=",
-        )
-    if how.kind == "shards" and clients * how.shards > records:
-        raise DataError(
-            f"partition.shards={how.shards} for clients={clients} needs as many records; "
-            f"there are {records}"
-        )
-    if how.kind in ("iid", "dirichlet") and clients > records:
-        raise DataError(f"clients={clients} is more than the {records} records of the data")
+    column = how.column if how.kind != "iid" else None
+    _check(columns, records, clients, how)
     made: dict[str, Any] = {"index": np.arange(records)}
     if column is not None:
         made[column] = np.asarray(columns[column])
@@ -77,6 +65,22 @@ def split(columns: dict[str, Any], clients: int, how: PartitionSpec, seed: int) 
     with _quiet_stdout():
         parts = [partitioner.load_partition(k) for k in range(clients)]
     return [np.asarray(part["index"], dtype=np.int64) for part in parts]
+
+
+def _check(columns: dict[str, Any], records: int, clients: int, how: PartitionSpec) -> None:
+    if how.kind != "iid" and how.column not in columns:
+        raise DataError(
+            f"partition={how.kind} needs a column {how.column!r}; the data has "
+            f"{', '.join(sorted(columns))}",
+            "name another with partition.column=",
+        )
+    if how.kind == "shards" and clients * how.shards > records:
+        raise DataError(
+            f"partition.shards={how.shards} for clients={clients} needs as many records; "
+            f"there are {records}"
+        )
+    if how.kind in ("iid", "dirichlet") and clients > records:
+        raise DataError(f"clients={clients} is more than the {records} records of the data")
 
 
 class _quiet_stdout:  # noqa: N801 - used like contextlib.redirect_stdout

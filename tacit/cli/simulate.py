@@ -184,7 +184,9 @@ def _closing(result: Result) -> None:
     if result.message:
         print(result.message)
     if "accuracy" in result.metrics:
-        print(f"accuracy  {result.metrics['accuracy']:.4f}")
+        from tacit.simulations.report import EVALUATIONS
+
+        print(f"accuracy  {result.metrics['accuracy']:.4f} ({EVALUATIONS[result.evaluation]})")
     print(f"artifact  {result.artifact_sha256}")
     print(f"speed     {result.client_updates_per_second:.0f} client updates/s")
     print(f"report    {result.folder / 'report.html'}")

@@ -351,7 +351,7 @@ GOOD = (
     ids=lambda part: part.decode("latin1"),
 )
 def test_a_header_that_is_not_canonical_is_refused(old: bytes, new: bytes) -> None:
-    assert GOOD == framed(HEADER)[8:]
+    assert framed(HEADER)[8:] == GOOD
     assert GOOD.count(old) == 1
     with pytest.raises(MessageError):
         TrainRequest.decode(framed(GOOD.replace(old, new), b"\x00" * 4))

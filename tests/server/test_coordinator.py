@@ -20,9 +20,10 @@ from tacit.privacy.errors import BudgetError, ConfigError, RoundError
 from tacit.privacy.ledger import replay
 from tacit.privacy.messages import TrainReply, TrainRequest
 from tacit.server import runs
-from tacit.server.coordinator import RoundResult, federated_metrics
+from tacit.server.coordinator import RoundResult
 from tacit.server.home import Home
 from tacit.server.legs import Legs
+from tacit.server.metrics import federated_metrics
 from tacit.server.registry import ModelRegistry
 from tacit.server.store import Store
 from tacit.simulations.grid import InProcessGrid
@@ -162,14 +163,14 @@ def test_the_release_names_what_was_released(
 ) -> None:
     store, run, results = federate(tiny(), overrides, home)
     leaves = {leaf["index"]: leaf["body"] for leaf in store.leaves(run)}
-    for result in results:
-        version = result.version
+    for result, version in zip(results, store.versions(run=run), strict=True):
+        assert version["artifact"] == result.artifact
         body = leaves[version["release"]]
         assert body["artifact"] == version["artifact"]
         assert (body["name"], body["number"]) == (version["name"], version["number"])
         assert leaves[version["charge"]]["kind"] == "CHARGE"
         assert version["charge"] == body["charge"] < version["release"]
-        assert json.loads(version["metrics"]) == body["metrics"] == result.metrics
+        assert version["metrics"] == body["metrics"] == result.metrics
     deltas = {"client": 20**-1.1, "record": 120**-1.1}
     again = replay([leaf["body"] for leaf in store.leaves(run)], deltas)
     assert again.epsilon("client", "public", True) == pytest.approx(

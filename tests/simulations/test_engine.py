@@ -172,6 +172,6 @@ def test_result_is_what_was_asked_for(home: Home, tiny: MakeTask, overrides: lis
     assert [r.round for r in seen] == [1, 2, 3]
     printed = result.to_json()
     assert printed["epsilon"] == seen[-1].epsilon
-    assert printed["artifact_sha256"] == seen[-1].version["artifact"]
+    assert printed["artifact_sha256"] == seen[-1].artifact
     assert printed["delta"] == pytest.approx(build.compose(overrides).clients ** -1.1)
     assert (result.folder / "report.html").is_file()

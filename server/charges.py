@@ -1,0 +1,145 @@
+"""What a run may spend and has spent: draws cohorts, asks the budget, commits charges.
+
+Guarantees: `Charges.charge` returns only when the CHARGE leaf is durable, and charges the
+cohort it commits to. Everything here is rebuilt from the database, so a resumed run knows of
+every charge of its past, released or abandoned.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+from tacit.configs.spec import RunSpec
+from tacit.privacy import ledger
+from tacit.privacy.budget import AllOf, caps
+from tacit.privacy.ledger import Purpose, Spending
+from tacit.privacy.noise import Randomness
+from tacit.privacy.plan import Claim, PrivacyPlan
+from tacit.server.cohort import Sampler
+from tacit.server.store import Store
+
+log = logging.getLogger("tacit.round")
+
+
+@dataclass(frozen=True, slots=True)
+class Charge:
+    """A committed charge.
+
+    Attributes:
+        round: it is for.
+        attempt: counts the charges for this round and purpose, from 0.
+        purpose: "train" or "evaluate".
+        index: of its leaf.
+        cohort: clients that may be asked under it.
+    """
+
+    round: int
+    attempt: int
+    purpose: Purpose
+    index: int
+    cohort: list[int]
+
+
+class Charges:
+    """A run's spending.
+
+    Args:
+        run: its id.
+        spec: its configuration.
+        plan: its privacy plan.
+        store: where leaves go.
+    """
+
+    def __init__(self, run: str, spec: RunSpec, plan: PrivacyPlan, store: Store) -> None:
+        self._run, self._plan, self._store = run, plan, store
+        self._randomness = Randomness(spec.seed)
+        self._budget: AllOf = caps(plan, spec.budget.epsilon, spec.budget.record_epsilon)
+        store.abandon_open_charges(run, "crash")
+        bodies = [row["body"] for row in store.leaves(run)]
+        charged = [b for b in bodies if b["kind"] == "CHARGE"]
+        self._keys = [(b["round"], b["purpose"]) for b in charged]
+        self._aborted = [
+            b["round"] for b in bodies if b["kind"] == "ABANDON" and b["reason"] == "abort"
+        ]
+        deltas = {"client": plan.client_delta, "record": plan.record_delta}
+        self.spending: Spending = ledger.replay(bodies, deltas)
+        self._sampler = Sampler(plan, self._randomness)
+        for purpose, members in store.cohorts(run):
+            self._sampler.note(purpose, members)
+
+    def aborts(self, number: int) -> int:
+        """How often this round failed; its draws and noise aren't used again."""
+        return self._aborted.count(number)
+
+    def project(self, number: int, evaluates: bool) -> None:
+        """Asks the budget about a round, with all that it will charge.
+
+        Raises:
+            BudgetError: a policy refuses it.
+        """
+        projected = self.spending.copy()
+        purposes: tuple[Purpose, ...] = ("train", "evaluate") if evaluates else ("train",)
+        for purpose in purposes:
+            bound = self._sampler.upcoming(purpose)
+            projected.add(self._leaf(purpose, number, 0, "", bound))
+        self._budget.check(projected)
+
+    def charge(self, purpose: Purpose, number: int) -> Charge:
+        """Draws a cohort and commits its charge, before anybody is asked."""
+        log.debug("round %d: draw for %s", number, purpose)
+        cohort = self._sampler.draw(purpose, number, self.aborts(number))
+        log.debug("round %d: charge for %s", number, purpose)
+        attempt = self._keys.count((number, purpose))
+        commitment, salt = self._sampler.commit(cohort)
+        participations = self._sampler.note(purpose, cohort)
+        body = self._leaf(purpose, number, attempt, commitment, participations)
+        index = self._store.append(body, (salt, cohort))
+        self._keys.append((number, purpose))
+        self.spending.add(body)
+        log.debug("round %d: charged for %s", number, purpose)
+        return Charge(number, attempt, purpose, index, cohort)
+
+    def release(self, charge: Charge, metrics: dict[str, float], evaluation: str) -> dict[str, Any]:
+        """The RELEASE leaf that closes a charge; the caller commits it."""
+        return {
+            "kind": "RELEASE",
+            "run": self._run,
+            "round": charge.round,
+            "attempt": charge.attempt,
+            "purpose": charge.purpose,
+            "charge": charge.index,
+            "plan": self._plan.digest(),
+            "metrics": metrics,
+            "evaluation": evaluation,
+        }
+
+    def epsilon(self) -> dict[str, float | None]:
+        """What has been charged so far, against the public and against everybody."""
+        of = self.spending.epsilon
+        return {
+            "client": of("client", "public", True),
+            "client_unamplified": of("client", "public", False),
+            "record": of("record", "public", True),
+            "record_unamplified": of("record", "public", False),
+            "record_local": of("record", "local", True),
+        }
+
+    def _leaf(
+        self, purpose: Purpose, number: int, attempt: int, commitment: str, participations: int
+    ) -> dict[str, Any]:
+        claims: list[Claim] = (
+            self._plan.training() if purpose == "train" else self._plan.evaluating()
+        )
+        return ledger.charge(
+            run=self._run,
+            round=number,
+            attempt=attempt,
+            purpose=purpose,
+            plan_digest=self._plan.digest(),
+            cohort=commitment,
+            claims=claims,
+            participations=participations,
+            noise_source=self._randomness.name,
+        )
