@@ -93,9 +93,11 @@ def from_json(value: Mapping[str, Any]) -> SampledGaussian:
         whole = isinstance(value, int) and not isinstance(value, bool)
         if not (whole or (isinstance(value, float) and name != "count")):
             raise AccountingError(f"event {name}={value!r} isn't a number of the right kind")
-    return SampledGaussian(
-        float(fields["noise_multiplier"]), float(fields["sampling_rate"]), fields["count"]
-    )
+    try:
+        multiplier, rate = float(fields["noise_multiplier"]), float(fields["sampling_rate"])
+    except OverflowError as error:
+        raise AccountingError("an event's numbers are out of range") from error
+    return SampledGaussian(multiplier, rate, fields["count"])
 
 
 def collapse(noise_multipliers: Iterable[float]) -> float:

@@ -151,6 +151,8 @@ class Spending:
                 self._assumes[key] = (*said, claim["assumes"])
             accountant = self._releases.setdefault(key, Accountant(self.deltas[key.unit]))
             takes = self._takes.setdefault(key, {})
+            if claim["per"] not in ("release", "participation"):
+                raise AccountingError(f"a claim per {claim['per']!r} can't be accounted for")
             if claim["event"] is None:
                 self._void.add(key)
                 continue
@@ -158,8 +160,6 @@ class Spending:
             if claim["per"] == "release":
                 accountant.compose(event)
                 continue
-            if claim["per"] != "participation":
-                raise AccountingError(f"a claim per {claim['per']!r} can't be accounted for")
             # The leaf's bound covers all earlier participations: compose what it adds.
             seen = takes.get((leaf["purpose"], event), 0)
             if leaf["participations"] > seen:
@@ -201,7 +201,7 @@ class Spending:
                     "adversary": key.adversary,
                     "amplified": key.amplified,
                     "epsilon": value,
-                    "cross_check": check,
+                    "cross_check": check if check is not None and math.isfinite(check) else None,
                     "delta": self.deltas[key.unit],
                     "accountant": version() if value is not None else None,
                     "assumes": assumes,
@@ -222,6 +222,14 @@ def replay(leaves: Iterable[dict[str, Any]], deltas: dict[str, float]) -> Spendi
             RELEASE or ABANDON that doesn't close an open CHARGE under the same plan.
     """
     spending = Spending(deltas)
+    try:
+        _replay(leaves, spending)
+    except KeyError as error:
+        raise AccountingError(f"a leaf lacks its {error}") from error
+    return spending
+
+
+def _replay(leaves: Iterable[dict[str, Any]], spending: Spending) -> None:
     charged: set[tuple[Any, ...]] = set()
     open_: dict[tuple[Any, ...], str] = {}
     for leaf in leaves:
@@ -241,4 +249,3 @@ def replay(leaves: Iterable[dict[str, Any]], deltas: dict[str, float]) -> Spendi
                 raise AccountingError(f"{what} was released under another plan than charged")
         else:
             raise AccountingError(f"leaf kind={leaf['kind']!r} is unknown")
-    return spending

@@ -53,13 +53,8 @@ class Message:
                 arrays.append((field.name, np.ascontiguousarray(value, dtype=_DTYPE)))
             else:
                 scalars[field.name] = value
-        header = rfc8785.dumps(
-            {
-                "kind": self.kind,
-                "fields": scalars,
-                "arrays": [{"name": name, "length": a.size} for name, a in arrays],
-            }
-        )
+        shapes = [{"name": name, "length": a.size} for name, a in arrays]
+        header = _canonical({"kind": self.kind, "fields": scalars, "arrays": shapes})
         body = b"".join(a.tobytes() for _, a in arrays)
         return b"".join([_MAGIC, struct.pack("<I", len(header)), header, body])
 
@@ -76,6 +71,9 @@ class Message:
         if header.get("kind") != cls.kind:
             raise MessageError(f"message kind={header.get('kind')!r} where {cls.kind!r} was due")
         types = {field.name: str(field.type) for field in fields(cls)}
+        order = [name for name, declared in types.items() if declared == "Vector"]
+        if [array["name"] for array in header["arrays"]] != order:
+            raise MessageError(f"message arrays should be {order}, in this order")
         values = {**header["fields"], **_arrays(header, body)}
         if set(values) != set(types):
             raise MessageError(f"message fields={sorted(values)} should be {sorted(types)}")
@@ -123,8 +121,8 @@ def _split(data: bytes) -> tuple[dict[str, Any], bytes]:
     if len(data) < 8 + length:
         raise MessageError("message header is cut short")
     try:
-        header = json.loads(data[8 : 8 + length])
-    except (ValueError, RecursionError) as error:
+        header = json.loads(data[8 : 8 + length], parse_int=_whole)
+    except (ValueError, OverflowError, RecursionError) as error:
         raise MessageError("message header isn't JSON") from error
     if not isinstance(header, dict) or set(header) != {"kind", "fields", "arrays"}:
         raise MessageError("message header should have kind, fields and arrays")
@@ -133,17 +131,27 @@ def _split(data: bytes) -> tuple[dict[str, Any], bytes]:
         and set(a) == {"name", "length"}
         and isinstance(a["name"], str)
         and isinstance(a["length"], int)
+        and not isinstance(a["length"], bool)
         for a in header["arrays"]
     )
     if not isinstance(header["fields"], dict) or not arrays_fit:
         raise MessageError("message header is malformed")
-    try:
-        canonical = rfc8785.dumps(header)
-    except (rfc8785.CanonicalizationError, UnicodeEncodeError) as error:
-        raise MessageError("message header has values outside its types") from error
-    if canonical != data[8 : 8 + length]:
+    if _canonical(header) != data[8 : 8 + length]:
         raise MessageError("message header isn't canonical")
     return header, data[8 + length :]
+
+
+def _canonical(header: dict[str, Any]) -> bytes:
+    try:
+        return rfc8785.dumps(header)
+    except (rfc8785.CanonicalizationError, UnicodeEncodeError) as error:
+        raise MessageError("a message has values outside its types") from error
+
+
+def _whole(digits: str) -> int | float:
+    """RFC 8785 writes large floats as digits; integers stop at 2^53."""
+    value = int(digits)
+    return value if abs(value) < 2**53 else float(value)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -23,6 +23,7 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from numpy.typing import NDArray
 
 from tacit.privacy import validate
+from tacit.privacy.errors import ConfigError
 
 Floats = NDArray[np.float64]
 
@@ -109,6 +110,8 @@ class Randomness:
     def __init__(self, seed: int | None) -> None:
         if seed is not None:
             validate.at_least("seed", seed, 0)
+            if seed >= 2**53:
+                raise ConfigError(f"seed={seed} must be below 2^53")
         self.seed = seed
 
     @property
