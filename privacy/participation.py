@@ -30,6 +30,6 @@ def bound(draws: int, rate: float, population: int) -> int:
 
     Example:
         >>> bound(60, 1.0, 300), bound(60, 0.2, 300)
-        (60, 30)
+        (60, 32)
     """
     return int(stats.binom.isf(FAILURE / population, draws, rate))

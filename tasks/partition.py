@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from typing import Any
 
@@ -62,7 +63,8 @@ def split(columns: dict[str, Any], clients: int, how: PartitionSpec, seed: int) 
             f"clients={clients} is more than the {partitioner.num_partitions} ids in column "
             f"{column!r}"
         )
-    with _quiet_stdout():
+    # What libraries print mustn't mix with ``--json`` on stdout.
+    with contextlib.redirect_stdout(sys.stderr):
         parts = [partitioner.load_partition(k) for k in range(clients)]
     return [np.asarray(part["index"], dtype=np.int64) for part in parts]
 
@@ -81,13 +83,3 @@ def _check(columns: dict[str, Any], records: int, clients: int, how: PartitionSp
         )
     if how.kind in ("iid", "dirichlet") and clients > records:
         raise DataError(f"clients={clients} is more than the {records} records of the data")
-
-
-class _quiet_stdout:  # noqa: N801 - used like contextlib.redirect_stdout
-    """Sends what libraries print to stderr: stdout may carry ``--json``."""
-
-    def __enter__(self) -> None:
-        self._stdout, sys.stdout = sys.stdout, sys.stderr
-
-    def __exit__(self, *_: object) -> None:
-        sys.stdout = self._stdout
