@@ -10,8 +10,10 @@ import logging
 import torch
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
+from flwr.superlink.grid.inmemory_grid import InMemoryGrid  # Flower's own simulation, no other
 
 from tacit.configs import build
+from tacit.privacy.errors import ConfigError
 from tacit.server import runs
 from tacit.server.home import Home
 from tacit.server.legs import Legs, census
@@ -27,6 +29,11 @@ app = ServerApp()
 def main(grid: Grid, context: Context) -> None:
     """Runs one run to its end, or resumes the one named in the run config."""
     spec = build.from_run_config(context.run_config)
+    if spec.seed is not None and not isinstance(grid, InMemoryGrid):
+        raise ConfigError(
+            f"seed={spec.seed} is for simulations: noise from a seed protects nobody",
+            "deploy with seed=null",
+        )
     home = Home(str(context.run_config.get("home") or "") or None)
     store = Store(home)
     torch.set_num_threads(spec.threads)

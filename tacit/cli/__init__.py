@@ -17,6 +17,9 @@ def main() -> None:
         if error.hint:
             print(f"       {error.hint}", file=sys.stderr)
         sys.exit(2)
+    except KeyboardInterrupt:
+        print("tacit: interrupted; tacit simulate --resume last goes on", file=sys.stderr)
+        sys.exit(130)
 
 
 __all__ = ["app", "main"]

@@ -1,0 +1,41 @@
+"""The ServerApp: refuses a seed where it would have to protect somebody."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from flwr.app import Context, RecordDict
+
+from tacit.client.app import make_app
+from tacit.privacy.errors import ConfigError
+from tacit.server.app import main
+from tacit.server.home import Home
+from tacit.server.store import Store
+from tacit.simulations.grid import InProcessGrid
+
+SETTINGS = "clients=4 cohort=4 rounds=1 model=pixels"
+
+
+def run(home: Path, overrides: str) -> None:
+    """What Flower does in a deployment: a Grid that isn't its simulation's."""
+    config = {"overrides": overrides, "home": str(home), "resume": ""}
+    context = Context(
+        run_id=1, node_id=1, node_config={}, state=RecordDict(), run_config=dict(config)
+    )
+    main(InProcessGrid(make_app(), 4, config), context)
+
+
+def test_a_seed_is_refused_in_a_deployment(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"seed=0 is for simulations"):
+        run(tmp_path / "home", SETTINGS)
+    assert not (tmp_path / "home").exists()
+
+
+def test_without_a_seed_it_runs_to_the_end(tmp_path: Path) -> None:
+    run(tmp_path / "home", f"{SETTINGS} seed=null")
+    store = Store(Home(tmp_path / "home"))
+    (row,) = store.runs()
+    assert (row["status"], row["round"]) == ("finished", 1)
+    (charge, _) = store.leaves()
+    assert charge["body"]["noise_source"] == "os-csprng"
