@@ -115,7 +115,7 @@ class Coordinator:
                 self._store.set_status(identifier, status, refusal.message)
                 if number == 1:
                     raise
-                log.warning("stopped after round %d: %s", self.state.round, refusal.message)
+                log.info("stopped after round %d: %s", self.state.round, refusal.message)
                 return
             try:
                 yield self.step()

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
 from tacit.configs.spec import RunSpec
+from tacit.privacy.errors import BudgetError
 from tacit.server.coordinator import RoundResult
 from tacit.server.home import Home, explained, write_durably
 from tacit.server.store import Row
 from tacit.simulations import report
 from tacit.simulations.engine import simulate
+
+log = logging.getLogger("tacit")
 
 
 def run_all(
@@ -23,6 +27,7 @@ def run_all(
 ) -> tuple[Path, list[tuple[str, Row]]]:
     """Runs every command line, one after another.
 
+    A run whose budget allows not even a round is left out of the comparison, with a warning.
     What is finished is written after every run, so an interrupted sweep leaves a report of
     the runs it did.
 
@@ -42,7 +47,11 @@ def run_all(
     varied = _varied(lines)
     results: list[tuple[str, Row]] = []
     for line, label in zip(lines, varied, strict=True):
-        result = simulate(line, home=place.root, started=started, progress=progress)
+        try:
+            result = simulate(line, home=place.root, started=started, progress=progress)
+        except BudgetError as refusal:
+            log.warning("left out: %s: %s", label, refusal.message)
+            continue
         results.append((label, result.to_json()))
         report.compare(results, folder)
         write_durably(folder / "results.json", json.dumps(results).encode())

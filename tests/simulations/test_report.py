@@ -91,3 +91,13 @@ def test_a_sweep_is_compared(home: Home, tmp_path: Path) -> None:
     assert (folder / "accuracy_epsilon.png").read_bytes()[:4] == b"\x89PNG"
     epsilons = {row["epsilon"]["client"] for _, row in results}
     assert len(epsilons) == 2
+
+
+def test_a_sweep_leaves_out_what_its_budget_refuses(home: Home) -> None:
+    from tacit.configs.build import sweep
+    from tacit.simulations.sweep import run_all
+
+    settings = ["rounds=1", "cohort=10", "model=pixels", "budget.epsilon=0.3"]
+    lines = sweep([*settings, "privacy.client.noise_multiplier=0.5,5"])
+    _, results = run_all(lines, str(home.root))
+    assert [label for label, _ in results] == ["privacy.client.noise_multiplier=5"]
