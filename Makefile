@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
+FASHION := /usr/share/datasets/fashion-mnist
 TYPES := build/types/tacit
 FOLDERS := client configs privacy server simulations tasks
 DEMO ?=
@@ -27,10 +28,16 @@ $(VENV)/.dev: $(VENV)/.user
 demo: $(VENV)/.user
 	$(BIN)/tacit simulate $(DEMO)
 
-test: $(VENV)/.dev
+# The tests read the real Fashion-MNIST, which Debian packages.
+$(FASHION):
+	@echo "installing dataset-fashion-mnist with apt-get (once)"
+	@if [ "$$(id -u)" != 0 ]; then sudo=sudo; fi; \
+	  $$sudo apt-get update -qq && $$sudo apt-get install -y -qq dataset-fashion-mnist
+
+test: $(VENV)/.dev $(FASHION)
 	$(BIN)/python -m pytest $(PYTEST)
 
-test-quick: $(VENV)/.dev
+test-quick: $(VENV)/.dev $(FASHION)
 	$(BIN)/python -m pytest -m "not slow and not ray" $(PYTEST)
 
 # mypy and import-linter read a tree laid out as it installs: they can't follow setuptools' package-dir.
