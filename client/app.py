@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 
-from flwr.app import Context, Message
+from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from tacit.client import guard, update
@@ -65,8 +65,6 @@ def make_app(task: Task | None = None) -> ClientApp:
     @made.query()
     def who(message: Message, context: Context) -> Message:
         """Which client a node is; ids of Flower's simulation change from run to run."""
-        from flwr.app import ConfigRecord, RecordDict
-
         record = ConfigRecord({"client": number(context)})
         return Message(RecordDict({"tacit": record}), reply_to=message)
 

@@ -112,11 +112,8 @@ class Trainer:
             raise RuntimeError("the plan has no federated evaluation")
         vector.write(self.model, parameters)
         x, y = inputs[: how.cap], targets[: how.cap]
-        if self._module is not None:
-            self._module.disable_hooks()
-        right, loss = score(self.task, self.model, x, y)
-        if self._module is not None:
-            self._module.enable_hooks()
+        with guard.unhooked(self._module):
+            right, loss = score(self.task, self.model, x, y)
         right = torch.nan_to_num(right).clamp(0, 1)
         bounded = torch.nan_to_num(loss, nan=how.loss_cap).clamp(0, how.loss_cap) / how.loss_cap
         sums = np.array([float(right.sum()), float(len(x)), float(bounded.sum())])

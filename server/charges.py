@@ -63,7 +63,7 @@ class Charges:
         self._aborted = [
             b["round"] for b in bodies if b["kind"] == "ABANDON" and b["reason"] == "abort"
         ]
-        deltas = {"client": plan.client_delta, "record": plan.record_delta}
+        deltas = {"client": plan.delta("client"), "record": plan.delta("record")}
         self.spending: Spending = ledger.replay(bodies, deltas)
         self._sampler = Sampler(plan, self._randomness)
         for purpose, members in store.cohorts(run):

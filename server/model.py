@@ -21,7 +21,6 @@ class GlobalModel:
     def __init__(self, task: Task, spec: RunSpec) -> None:
         self._task = task
         self._model = make_model(task, spec.seed)
-        self.layout = vector.Layout.of(self._model)
         self.initial: Floats = vector.read(self._model).astype(np.float64)
         self.frozen = vector.frozen_digest(self._model)
         self.examples = task.examples_per_client

@@ -116,6 +116,12 @@ class Store:
             rows = [dict(row._mapping) for row in c.execute(query)]
         return [{**row, "body": json.loads(row["body"])} for row in rows]
 
+    def claims(self, run: str) -> list[dict[str, Any]]:
+        """What a run's leaves add up to: every row of its epsilon table, recomputed."""
+        plan = json.loads(self.run(run)["plan"])
+        deltas = {"client": plan["client_delta"], "record": plan["record_delta"]}
+        return ledger.replay([leaf["body"] for leaf in self.leaves(run)], deltas).table()
+
     def cohorts(self, run: str) -> list[tuple[str, list[int]]]:
         """Purpose and members of every cohort drawn in a run, abandoned ones included."""
         query = sa.select(t.cohorts.c.purpose, t.cohorts.c.members).where(t.cohorts.c.run == run)

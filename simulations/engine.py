@@ -161,7 +161,6 @@ def summary(store: Store, identifier: str, rate: float, began: float) -> Result:
     run = store.run(identifier)
     version = store.versions(run=identifier)[-1]
     plan = json.loads(run["plan"])
-    deltas = {"client": plan["client_delta"], "record": plan["record_delta"]}
     rounds = store.rounds(identifier)
     measured = [row["metrics"] for row in rounds if row["metrics"]]
     return Result(
@@ -175,8 +174,8 @@ def summary(store: Store, identifier: str, rate: float, began: float) -> Result:
         metrics=measured[-1] if measured else {},
         evaluation=json.loads(run["spec"])["evaluation"]["kind"],
         epsilon=rounds[-1]["epsilon"],
-        delta=deltas["client" if plan["client"] else "record"],
-        claims=report.claims(store, identifier),
+        delta=plan["client_delta" if plan["client"] else "record_delta"],
+        claims=store.claims(identifier),
         client_updates_per_second=rate,
         wall_seconds=time.perf_counter() - began,
         folder=store.home.run(identifier),

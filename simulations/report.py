@@ -18,7 +18,6 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from tacit.privacy import ledger
 from tacit.server.home import write_durably
 from tacit.server.store import Row, Store
 
@@ -38,20 +37,13 @@ EVALUATIONS = {
 }
 
 
-def claims(store: Store, run: str) -> list[dict[str, Any]]:
-    """Every row of the epsilon table, recomputed from the run's leaves."""
-    plan = json.loads(store.run(run)["plan"])
-    deltas = {"client": plan["client_delta"], "record": plan["record_delta"]}
-    return ledger.replay([row["body"] for row in store.leaves(run)], deltas).table()
-
-
 def write(store: Store, run: str, table: Sequence[dict[str, Any]]) -> Path:
     """Writes a run's report; returns the page.
 
     Args:
         store: of the home.
         run: the run's id.
-        table: rows of `claims`.
+        table: rows of `Store.claims`.
     """
     row, rounds = store.run(run), store.rounds(run)
     folder, spec = store.home.run(run), json.loads(row["spec"])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -11,40 +10,6 @@ from torch import Tensor, nn
 
 from tacit.privacy.errors import ModelError
 from tacit.privacy.messages import Vector
-
-
-@dataclass(frozen=True, slots=True)
-class Layout:
-    """Where each trained parameter sits in the vector.
-
-    Attributes:
-        names: of the trained parameters, in the model's order.
-        shapes: of each.
-    """
-
-    names: tuple[str, ...]
-    shapes: tuple[tuple[int, ...], ...]
-
-    @classmethod
-    def of(cls, model: nn.Module) -> Layout:
-        """The layout of a model's trained parameters."""
-        trained = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
-        return cls(tuple(n for n, _ in trained), tuple(tuple(p.shape) for _, p in trained))
-
-    @property
-    def size(self) -> int:
-        """Length of the vector."""
-        return sum(int(np.prod(shape)) for shape in self.shapes)
-
-    def split(self, vector: Vector) -> dict[str, Vector]:
-        """The vector as named arrays (views)."""
-        if vector.shape != (self.size,):
-            raise ModelError(f"vector shape={vector.shape} should be ({self.size},)")
-        ends = np.cumsum([int(np.prod(shape)) for shape in self.shapes])
-        parts = np.split(vector, ends[:-1])
-        return {
-            n: part.reshape(s) for n, part, s in zip(self.names, parts, self.shapes, strict=True)
-        }
 
 
 def read(model: nn.Module) -> Vector:

@@ -28,16 +28,7 @@ def show(
     store = open_store(home)
     wanted = [store.run(run)] if run is not None else store.runs()
     leaves = store.leaves(wanted[0]["id"] if run is not None else None)
-    from tacit.privacy.ledger import replay
-
-    totals = {}
-    for row in wanted:
-        import json
-
-        plan = json.loads(row["plan"])
-        deltas = {"client": plan["client_delta"], "record": plan["record_delta"]}
-        own = [leaf["body"] for leaf in leaves if leaf["run"] == row["id"]]
-        totals[row["id"]] = replay(own, deltas).table()
+    totals = {row["id"]: store.claims(row["id"]) for row in wanted}
     if as_json:
         print_json({"leaves": leaves, "totals": totals})
         return

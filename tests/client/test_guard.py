@@ -230,6 +230,18 @@ def test_a_loss_that_isnt_a_mean_is_refused(
     assert "mean over the records" in caught.value.hint
 
 
+def test_a_refusal_says_nothing_of_the_records(trainer: Make) -> None:
+    """An error's text leaves the client: neither losses nor gradients belong in it."""
+    refused = [
+        lambda: trainer(lambda: nn.Linear(5, 3), "privacy.record=none", loss=LOSSES["sum"]),
+        lambda: trainer(Centred),
+    ]
+    for make in refused:
+        with pytest.raises(ModelError) as caught:
+            update(make())
+        assert not any(character.isdigit() for character in caught.value.message)
+
+
 class Centred(nn.Module):
     """Subtracts the mean of the batch: a record's output depends on the others."""
 
