@@ -47,10 +47,11 @@ def check_clip(plan: PrivacyPlan, bound: float) -> None:
     Raises:
         RoundError: it isn't positive and finite, or isn't the plan's where that is fixed.
     """
-    if plan.client is None:
+    allowed = plan.client.clip if plan.client is not None else plan.projection
+    if allowed is None:
         return
-    fixed = plan.client.adaptive is None and bound != plan.client.clip
-    if fixed or not (math.isfinite(bound) and bound > 0):
+    adaptive = plan.client is not None and plan.client.adaptive is not None
+    if (not adaptive and bound != allowed) or not (math.isfinite(bound) and bound > 0):
         raise RoundError(f"the coordinator's clip={bound} isn't one this client's plan allows")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -10,7 +11,7 @@ from opacus.grad_sample import GradSampleModule
 from torch import Tensor
 
 from tacit.client import dpsgd, guard
-from tacit.configs.build import local_steps
+from tacit.configs.planning import local_steps
 from tacit.configs.spec import RunSpec
 from tacit.privacy.messages import Vector
 from tacit.privacy.noise import Randomness, Source
@@ -47,7 +48,11 @@ class Trainer:
         guard.check_statistics(self.model)
         if plan.record is not None:
             self._module = guard.per_example(self.model)
-            self._noisy = dpsgd.NoisyOptimizer(self._sgd, plan.record)
+            unit = plan.record
+            if plan.noised_by_shares():
+                # The noise that protects records is added to the encoded vector.
+                unit = replace(unit, noise_multiplier=0.0)
+            self._noisy = dpsgd.NoisyOptimizer(self._sgd, unit)
             if spec.local.proximal > 0:
                 self._noisy.attach_step_hook(lambda _: self._pull())
 
@@ -117,7 +122,7 @@ class Trainer:
         right = torch.nan_to_num(right).clamp(0, 1)
         bounded = torch.nan_to_num(loss, nan=how.loss_cap).clamp(0, how.loss_cap) / how.loss_cap
         sums = np.array([float(right.sum()), float(len(x)), float(bounded.sum())])
-        if self.plan.record is not None:
+        if self.plan.record is not None and not self.plan.noised_by_shares():
             z = self.plan.record.noise_multiplier
             sums += z * how.SENSITIVITY * source.normal(3)
         return (sums / how.cap).astype(np.float32)

@@ -1,4 +1,4 @@
-"""From Hydra overrides to a frozen `RunSpec`, and from a spec to its `PrivacyPlan`."""
+"""From Hydra overrides, or Flower's run config, to a frozen `RunSpec`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import difflib
 import functools
 import itertools
 import json
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -20,8 +19,6 @@ from omegaconf.errors import OmegaConfBaseException
 
 from tacit.configs.spec import RunSpec
 from tacit.privacy.errors import ConfigError
-from tacit.privacy.noise import SimulationSource, SystemSource
-from tacit.privacy.plan import AdaptiveClip, ClientUnit, Evaluation, PrivacyPlan, RecordUnit
 
 # Settings that are a choice among YAML files; `key=choice` reads better than Hydra's own
 # `group/key=choice`, and is what the documentation promises.
@@ -93,81 +90,6 @@ def _from_json(text: str) -> RunSpec:
 @functools.lru_cache(maxsize=8)
 def _from_overrides(text: str) -> RunSpec:
     return compose(text.split())
-
-
-def privacy_plan(spec: RunSpec, examples: int | None) -> PrivacyPlan:
-    """The privacy plan of a run.
-
-    Args:
-        spec: of the run.
-        examples: nominal records of a client, a public number from the task; needed for
-            record-level DP unless ``privacy.record.denominator`` is set.
-    """
-    client, record = spec.privacy.client, spec.privacy.record
-    client_unit = None
-    if client.kind != "none":
-        adaptive = None
-        if client.kind == "adaptive":
-            # A twentieth of the cohort, as Andrew et al. 2021 recommend, but never so
-            # little that the count would cost more than the updates.
-            default = max(spec.cohort / 20, client.noise_multiplier)
-            count_noise = default if client.count_noise is None else client.count_noise
-            adaptive = AdaptiveClip(client.quantile, client.quantile_learning_rate, count_noise)
-        client_unit = ClientUnit(client.clip, client.noise_multiplier, adaptive)
-    record_unit = None
-    if record.kind != "none":
-        denominator = record.denominator
-        if denominator is None:
-            if examples is None:
-                raise ConfigError(
-                    "privacy.record.denominator=null needs the task's examples_per_client",
-                    "state it in the task, or set privacy.record.denominator",
-                )
-            denominator = max(1.0, record.sampling_rate * examples)
-        record_unit = RecordUnit(
-            record.clip,
-            record.noise_multiplier,
-            record.sampling_rate,
-            local_steps(spec),
-            denominator,
-        )
-    evaluation = None
-    if spec.evaluation.kind == "federated":
-        e = spec.evaluation
-        evaluation = Evaluation(e.every, e.cap, e.loss_cap, e.noise_multiplier)
-    return PrivacyPlan(
-        population=spec.clients,
-        sampling_rate=spec.sampling_rate,
-        rounds=spec.rounds,
-        client=client_unit,
-        record=record_unit,
-        client_delta=spec.delta or _default_delta(spec.clients),
-        record_delta=spec.delta or _default_delta(spec.clients * (examples or 1)),
-        minimum_survivors=_minimum_survivors(spec),
-        noise_source=SystemSource.name if spec.seed is None else SimulationSource.name,
-        mechanism=spec.mechanism,
-        aggregation=spec.aggregation,
-        weight_cap=spec.weighting.cap if spec.weighting.kind == "examples" else None,
-        evaluation=evaluation,
-    )
-
-
-def local_steps(spec: RunSpec) -> int:
-    """Optimizer steps of one participation; they don't depend on a client's data."""
-    if spec.local.steps is not None:
-        return spec.local.steps
-    # Less a rounding error, so that 9 epochs at a rate of 0.009 are 1000 steps.
-    return math.ceil((spec.local.epochs or 1) / spec.privacy.record.sampling_rate - 1e-9)
-
-
-def _minimum_survivors(spec: RunSpec) -> int:
-    if spec.minimum_survivors is not None:
-        return spec.minimum_survivors
-    return spec.clients if spec.cohort == spec.clients else 0
-
-
-def _default_delta(units: int) -> float:
-    return 0.5 if units < 2 else math.pow(units, -1.1)
 
 
 @contextlib.contextmanager

@@ -196,6 +196,32 @@ class BudgetSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class SecureSpec:
+    """Noise in shares and secure aggregation; ignored with ``mechanism=central``.
+
+    Attributes:
+        bits: of a word: 16, 20 or 32; None takes the fewest that cost under half a percent.
+        dropout: fraction of a cohort that may drop without costing the round, below 1/3.
+        collusion: clients that may side with the coordinator.
+        projection: L2 bound of an update where only records are protected, as a fraction of
+            what a batch of the expected size can reach.
+    """
+
+    bits: int | None
+    dropout: float
+    collusion: int
+    projection: float
+
+    def __post_init__(self) -> None:
+        if self.bits not in (None, 16, 20, 32):
+            raise ConfigError(f"secure.bits={self.bits} must be 16, 20, 32 or null")
+        if not 0 <= self.dropout < 1 / 3:
+            raise ConfigError(f"secure.dropout={self.dropout:g} must be in [0, 1/3)")
+        validate.at_least("secure.collusion", self.collusion, 0)
+        validate.positive("secure.projection", self.projection)
+
+
+@dataclass(frozen=True, slots=True)
 class RunSpec:
     """Everything a run is made of.
 
@@ -208,8 +234,11 @@ class RunSpec:
         rounds: training rounds.
         seed: of the simulation; None draws everything from the operating system.
         delta: of both units; None is (number of units)^-1.1 for each.
-        minimum_survivors: fewest accepted updates with which a round is released; None is
-            the whole population where every client takes part, else 0.
+        mechanism: "skellam", "discrete_gaussian" or "central".
+        aggregation: "secure" or "plain".
+        minimum_survivors: fewest accepted updates with which a round is released. None: with
+            noise in shares, all that may not drop where every client takes part, else a
+            third of the cohort; with "central", everybody or 0.
         threads: torch threads; part of the configuration since sums depend on it.
     """
 
@@ -225,6 +254,7 @@ class RunSpec:
     aggregation: str
     minimum_survivors: int | None
     threads: int
+    secure: SecureSpec
     data: DataSpec
     partition: PartitionSpec
     privacy: PrivacySpec

@@ -22,8 +22,8 @@ import rfc8785
 
 from tacit.privacy import events
 from tacit.privacy.accountant import Accountant, version
+from tacit.privacy.claims import Claim
 from tacit.privacy.errors import AccountingError
-from tacit.privacy.plan import Claim
 
 Kind = Literal["CHARGE", "RELEASE", "ABANDON"]
 Purpose = Literal["train", "evaluate"]
@@ -116,9 +116,7 @@ class Spending:
 
     deltas: dict[str, float]
     _releases: dict[ClaimKey, Accountant] = field(default_factory=dict)
-    _takes: dict[ClaimKey, dict[tuple[str, events.SampledGaussian], int]] = field(
-        default_factory=dict
-    )
+    _takes: dict[ClaimKey, dict[tuple[str, events.Event], int]] = field(default_factory=dict)
     _void: set[ClaimKey] = field(default_factory=set)
     _assumes: dict[ClaimKey, tuple[str, ...]] = field(default_factory=dict)
     _charges: int = 0
@@ -169,17 +167,25 @@ class Spending:
     def epsilon(self, unit: str, adversary: str, amplified: bool) -> float | None:
         """The figure for one row; None where nothing is claimed.
 
-        A record's figure against the public is the smaller of its own and what the
-        client-level guarantee implies: a record is part of one client, so changing it
+        A record's figure is the smaller of its own and what the client-level guarantee
+        against the same adversary implies: a record is part of one client, so changing it
         substitutes that client's update for another within the clip.
         """
-        own, implied = self._own(ClaimKey(unit, adversary, amplified)), None
-        if (unit, adversary) == ("record", "public"):
-            client = self._own(ClaimKey("client", "public", amplified))
-            implied = client.substituted(self.deltas["record"]) if client else None
+        key = ClaimKey(unit, adversary, amplified)
+        own, client = self._own(key), self._implying(key)
+        implied = None
+        if client is not None:
+            implied = self._releases[client].substituted(self.deltas["record"])
         known = [e for e in (own.epsilon() if own else None, implied) if e is not None]
         smallest = min(known, default=math.inf)
         return smallest if math.isfinite(smallest) else None
+
+    def _implying(self, key: ClaimKey) -> ClaimKey | None:
+        """The client-level row that a record-level one follows from."""
+        if key.unit != "record":
+            return None
+        rows = [ClaimKey("client", key.adversary, a) for a in (key.amplified, False)]
+        return next((row for row in rows if self._own(row)), None)
 
     def _own(self, key: ClaimKey) -> Accountant | None:
         return None if key in self._void else self._releases.get(key)
@@ -191,8 +197,9 @@ class Spending:
             own, assumes = self._own(key), "; ".join(self._assumes[key])
             value = self.epsilon(key.unit, key.adversary, key.amplified)
             check = own.cross_check() if own else None
-            if value is not None and (own is None or value < own.epsilon()):
-                client = ClaimKey("client", "public", key.amplified)
+            client, method = self._implying(key), own.method if own else None
+            if client and value is not None and (own is None or value < own.epsilon()):
+                method = self._releases[client].method
                 check = self._releases[client].substituted_cross_check(self.deltas["record"])
                 assumes = "; ".join([_IMPLIED, *self._assumes[client]])
             rows.append(
@@ -204,6 +211,7 @@ class Spending:
                     "cross_check": check if check is not None and math.isfinite(check) else None,
                     "delta": self.deltas[key.unit],
                     "accountant": version() if value is not None else None,
+                    "method": method if value is not None else None,
                     "assumes": assumes,
                 }
             )

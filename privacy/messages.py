@@ -1,14 +1,17 @@
 """What coordinator and clients say to each other, as frozen dataclasses with a byte encoding.
 
 Encoding: ``b"TCT1"``, the header's length (uint32, little-endian), the header (canonical
-JSON, RFC 8785: kind, fields, and name, dtype and length of each array), then the arrays'
-bytes, little-endian, in the header's order. Decoding refuses anything else: a wrong length,
-an unknown kind or field, another dtype. A client's reply holds nothing but vectors that go
-through a charged mechanism: no counts, losses or timings.
+JSON, RFC 8785: kind, fields, and name and length of each array), then the arrays' bytes in
+the header's order: float32, little-endian, for a ``Vector``, as they are for ``bytes``.
+Decoding refuses anything else: a wrong length, an unknown kind or field. A client's reply
+holds nothing but vectors that go through a charged mechanism, and what secure aggregation
+needs: no counts, losses or timings.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 import json
 import struct
 from dataclasses import dataclass, fields
@@ -22,6 +25,8 @@ from tacit.privacy.errors import MessageError
 
 _MAGIC = b"TCT1"
 _DTYPE = np.dtype("<f4")
+# Bytes an item of an array takes, by the type that its field is declared with.
+_ITEM = {"Vector": _DTYPE.itemsize, "bytes": 1}
 
 Vector = NDArray[np.float32]
 M = TypeVar("M", bound="Message")
@@ -46,17 +51,20 @@ class Message:
     def encode(self) -> bytes:
         """The message in bytes."""
         scalars: dict[str, Any] = {}
-        arrays: list[tuple[str, Vector]] = []
+        arrays: list[tuple[dict[str, Any], bytes]] = []
         for field in fields(self):
             value = getattr(self, field.name)
             if isinstance(value, np.ndarray):
-                arrays.append((field.name, np.ascontiguousarray(value, dtype=_DTYPE)))
+                data = np.ascontiguousarray(value, dtype=_DTYPE).tobytes()
+                arrays.append(({"name": field.name, "length": value.size}, data))
+            elif isinstance(value, bytes):
+                arrays.append(({"name": field.name, "length": len(value)}, value))
             else:
                 scalars[field.name] = value
-        shapes = [{"name": name, "length": a.size} for name, a in arrays]
+        shapes = [shape for shape, _ in arrays]
         header = _canonical({"kind": self.kind, "fields": scalars, "arrays": shapes})
-        body = b"".join(a.tobytes() for _, a in arrays)
-        return b"".join([_MAGIC, struct.pack("<I", len(header)), header, body])
+        parts = [_MAGIC, struct.pack("<I", len(header)), header, *(data for _, data in arrays)]
+        return b"".join(parts)
 
     @classmethod
     def decode(cls: type[M], data: bytes) -> M:
@@ -71,10 +79,10 @@ class Message:
         if header.get("kind") != cls.kind:
             raise MessageError(f"message kind={header.get('kind')!r} where {cls.kind!r} was due")
         types = {field.name: str(field.type) for field in fields(cls)}
-        order = [name for name, declared in types.items() if declared == "Vector"]
+        order = [name for name, declared in types.items() if declared in _ITEM]
         if [array["name"] for array in header["arrays"]] != order:
             raise MessageError(f"message arrays should be {order}, in this order")
-        values = {**header["fields"], **_arrays(header, body)}
+        values = {**header["fields"], **_arrays(header, body, types)}
         if set(values) != set(types):
             raise MessageError(f"message fields={sorted(values)} should be {sorted(types)}")
         for name, value in values.items():
@@ -86,18 +94,22 @@ class Message:
         return cls(**values)
 
 
-def _arrays(header: dict[str, Any], body: bytes) -> dict[str, Vector]:
+def _arrays(
+    header: dict[str, Any], body: bytes, types: dict[str, str]
+) -> dict[str, Vector | bytes]:
     """The arrays that a header promises, as views of the body, which they fill exactly."""
     names = [*header["fields"], *(array["name"] for array in header["arrays"])]
     if len(set(names)) != len(names):
         raise MessageError("message has two fields of one name")
-    found: dict[str, Vector] = {}
+    found: dict[str, Vector | bytes] = {}
     offset = 0
     for array in header["arrays"]:
-        size = array["length"] * _DTYPE.itemsize
+        declared = types[array["name"]]
+        size = array["length"] * _ITEM[declared]
         if size < 0 or offset + size > len(body):
             raise MessageError(f"message array={array['name']!r} is cut short")
-        found[array["name"]] = np.frombuffer(body[offset : offset + size], dtype=_DTYPE)
+        part = body[offset : offset + size]
+        found[array["name"]] = np.frombuffer(part, _DTYPE) if declared == "Vector" else part
         offset += size
     if offset != len(body):
         raise MessageError(f"message has {len(body) - offset} bytes too many")
@@ -107,6 +119,8 @@ def _arrays(header: dict[str, Any], body: bytes) -> dict[str, Vector]:
 def _fits(value: object, declared: str) -> bool:
     if declared == "Vector":
         return isinstance(value, np.ndarray)
+    if declared == "bytes":
+        return isinstance(value, bytes)
     if declared == "int":
         return isinstance(value, int) and not isinstance(value, bool) and value >= 0
     if declared == "float":
@@ -155,22 +169,45 @@ def _whole(digits: str) -> int | float:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class TrainRequest(Message):
-    """Coordinator to client: train from this model.
+class Request(Message):
+    """Coordinator to client: do this with this model.
 
     Attributes:
         plan: digest of the privacy plan; a client refuses another than its own.
         frozen: digest of what isn't trained, which both sides must share.
-        clip: L2 bound of this round's update; 0 where updates aren't clipped.
+        clip: L2 bound of this round's update; 0 where nothing is clipped.
+        clients: how many add a share of the noise, where it is added in shares and vectors
+            are seen; else 0.
+        members: who takes part in secure aggregation
+            (`tacit.privacy.secagg.messages.pack_members`); else empty.
         parameters: the global model's trained parameters, shape [d].
     """
-
-    kind: ClassVar[str] = "train-request"
 
     plan: str
     frozen: str
     clip: float
+    clients: int
+    members: bytes
     parameters: Vector
+
+    def task(self) -> str:
+        """Digest of what is asked, whoever takes part, in hex."""
+        bare = dataclasses.replace(self, clients=0, members=b"")
+        return hashlib.sha256(bare.encode()).hexdigest()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TrainRequest(Request):
+    """Train from this model."""
+
+    kind: ClassVar[str] = "train-request"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class EvaluateRequest(Request):
+    """Evaluate this model on your data."""
+
+    kind: ClassVar[str] = "evaluate-request"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -189,17 +226,6 @@ class TrainReply(Message):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class EvaluateRequest(Message):
-    """Coordinator to client: evaluate this model on your data; fields as in `TrainRequest`."""
-
-    kind: ClassVar[str] = "evaluate-request"
-
-    plan: str
-    frozen: str
-    parameters: Vector
-
-
-@dataclass(frozen=True, slots=True, eq=False)
 class EvaluateReply(Message):
     """Client to coordinator: clipped counts.
 
@@ -210,3 +236,18 @@ class EvaluateReply(Message):
     kind: ClassVar[str] = "evaluate-reply"
 
     counts: Vector
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class EncodedReply(Message):
+    """Client to coordinator: an encoded vector with its share of noise, not masked.
+
+    Attributes:
+        words: packed (`tacit.privacy.secagg.words`).
+        chain: seed of the noise's first layer that may be surplus.
+    """
+
+    kind: ClassVar[str] = "encoded-reply"
+
+    words: bytes
+    chain: bytes

@@ -39,6 +39,28 @@ class Source(Protocol):
     def normal(self, size: int) -> Floats:
         """``size`` standard normal doubles."""
 
+    def key(self) -> bytes:
+        """32 bytes to key a `KeyedStream` with."""
+
+
+class KeyedStream:
+    """Bytes that are a function of a 256-bit key: the keystream of AES-256-CTR from block 0.
+
+    A key is for one purpose and one stream; whoever has it can make the stream again.
+
+    Args:
+        key: 32 bytes.
+    """
+
+    def __init__(self, key: bytes) -> None:
+        if len(key) != 32:
+            raise ValueError(f"a stream's key has {len(key)} bytes, not 32")
+        self._stream = Cipher(algorithms.AES(key), modes.CTR(bytes(16))).encryptor()
+
+    def read(self, size: int) -> NDArray[np.uint8]:
+        """The next ``size`` bytes, read-only."""
+        return np.frombuffer(self._stream.update(bytes(size)), dtype=np.uint8)
+
 
 class SystemSource:
     """Cryptographic randomness; every instance has its own key, used once and forgotten."""
@@ -67,6 +89,10 @@ class SystemSource:
         for _ in range(4):
             total += self._box_muller(size)
         return total / 2.0
+
+    def key(self) -> bytes:
+        """32 bytes to key a `KeyedStream` with."""
+        return self._words(4).tobytes()
 
     def _box_muller(self, size: int) -> Floats:
         half = (size + 1) // 2
@@ -98,6 +124,10 @@ class SimulationSource:
     def normal(self, size: int) -> Floats:
         """``size`` standard normals."""
         return self._generator.standard_normal(size)
+
+    def key(self) -> bytes:
+        """32 bytes to key a `KeyedStream` with; as guessable as the seed."""
+        return self._generator.bytes(32)
 
 
 class Randomness:

@@ -6,10 +6,10 @@ and every charge; a client refuses a round whose digest isn't the plan's it agre
 Units (never mixed): **client**, all of one client's data; **record**, one training example.
 Neighbouring relation for both: add or remove one unit.
 
-Adversaries: **public**, who sees every released version and metric; **coordinator**, who
-sees every submitted vector in the mechanisms that trust it; **local**, anyone who sees one
-client's submitted vector. ``mechanism=central`` trusts the coordinator: it clips and adds
-the client-level noise, so against itself nothing at client level is claimed.
+``mechanism=central`` trusts the coordinator: it clips and adds the client-level noise, so
+against itself nothing at client level is claimed. ``skellam`` and ``discrete_gaussian`` have
+each client add a share of integer noise to its encoded vector; with ``aggregation=secure``
+nobody sees more than their sum.
 
 What a plan claims for each release is computed by `PrivacyPlan.training` and
 `PrivacyPlan.evaluating`, from the plan alone; the statements and their proofs are in
@@ -21,20 +21,20 @@ from __future__ import annotations
 import functools
 import hashlib
 import math
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import rfc8785
 
-from tacit.privacy import validate
+from tacit.privacy import claims, validate
+from tacit.privacy.claims import Claim, SummedNoise, Unit
+from tacit.privacy.discrete.lattice import Lattice
 from tacit.privacy.errors import ConfigError
-from tacit.privacy.events import SampledGaussian
+from tacit.privacy.secagg.cohort import Rules
 
-Unit = Literal["client", "record"]
-Adversary = Literal["public", "coordinator", "local"]
-ADVERSARIES: tuple[Adversary, ...] = ("local", "coordinator", "public")
-MECHANISMS = ("central",)
-AGGREGATIONS = ("plain",)
+LAWS = ("skellam", "discrete_gaussian")
+MECHANISMS = ("central", *LAWS)
+AGGREGATIONS = ("plain", "secure")
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,28 +161,6 @@ class Evaluation:
     SENSITIVITY = math.sqrt(3.0)
 
 
-@dataclass(frozen=True, slots=True)
-class Claim:
-    """One promise of one release: to which unit, against whom, by which event.
-
-    Attributes:
-        unit: who is protected.
-        adversary: against whom.
-        amplified: whether the event counts on the secrecy of the cohort draw.
-        event: what an accountant composes; None where nothing is claimed.
-        per: "release", composed once for each release, or "participation", composed as
-            often as one client has taken part.
-        assumes: in words, what has to be true.
-    """
-
-    unit: Unit
-    adversary: Adversary
-    amplified: bool
-    event: SampledGaussian | None
-    per: Literal["release", "participation"]
-    assumes: str
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PrivacyPlan:
     """A run's whole privacy mechanism, frozen and digestible.
@@ -191,8 +169,9 @@ class PrivacyPlan:
         population: clients that may be drawn.
         sampling_rate: probability with which each joins a cohort (Poisson sampling).
         rounds: training rounds planned.
-        mechanism: who adds the client-level noise; "central" is the coordinator.
-        aggregation: how updates are summed; "plain" shows each to the coordinator.
+        mechanism: "central", where the coordinator adds the client-level noise, or the law
+            of the noise that clients add in shares: "skellam" or "discrete_gaussian".
+        aggregation: "plain" shows each vector to the coordinator, "secure" only their sum.
         client: client-level DP, or None.
         record: record-level DP, or None.
         client_delta: delta of client-level epsilons.
@@ -202,6 +181,11 @@ class PrivacyPlan:
         minimum_survivors: fewest accepted updates with which a sum is released.
         evaluation: federated evaluation, or None.
         noise_source: "os-csprng", or "seeded-simulation" which protects nobody.
+        rules: of a cohort that adds noise in shares; None for "central".
+        updates: how an update becomes integers; None for "central".
+        counts: the same for the counts of a federated evaluation.
+        projection: L2 bound to which updates are projected where no client-level clip
+            bounds them, so that they fit the words; None otherwise.
     """
 
     population: int
@@ -217,6 +201,10 @@ class PrivacyPlan:
     aggregation: str = "plain"
     weight_cap: int | None = None
     evaluation: Evaluation | None = None
+    rules: Rules | None = None
+    updates: Lattice | None = None
+    counts: Lattice | None = None
+    projection: float | None = None
     relation: str = "add-or-remove-one"
     sampling: str = "poisson"
 
@@ -245,6 +233,38 @@ class PrivacyPlan:
                     "would reveal how many records it has",
                     "use weighting=uniform, or privacy.record=none",
                 )
+        if self.mechanism in LAWS:
+            self._check_shares()
+        elif self.aggregation != "plain":
+            raise ConfigError(
+                f"aggregation={self.aggregation} needs noise in shares, and "
+                f"mechanism={self.mechanism} adds it where vectors are seen",
+                "use mechanism=skellam, or aggregation=plain",
+            )
+
+    def _check_shares(self) -> None:
+        """The lattices carry at least the noise that the units' multipliers stand for."""
+        if self.rules is None or self.updates is None:
+            raise ConfigError(f"mechanism={self.mechanism} needs rules and a lattice")
+        if self.rules.minimum != self.minimum_survivors:
+            raise ConfigError(f"minimum_survivors={self.minimum_survivors} isn't the rules'")
+        if self.client is None and not (self.updates.record_norm and self.projection):
+            raise ConfigError(
+                f"mechanism={self.mechanism} needs updates that are bounded",
+                "use privacy.client=flat, or one local step of DP-SGD (local.steps=1), or "
+                "mechanism=central aggregation=plain",
+            )
+        deviation = math.sqrt(self.updates.variance)
+        least = self.updates.l2 * self.client.noise_multiplier if self.client else 0.0
+        if deviation < least * (1 - 1e-9):
+            raise ConfigError(f"noise of deviation={deviation:g} must be at least {least:g}")
+        smallest = self.smallest_share(self.updates)
+        if self.mechanism == "discrete_gaussian" and 0 < smallest < 9:
+            raise ConfigError(
+                f"shares of variance={smallest:.3g} are too small: a sum of discrete Gaussians "
+                "is only one if each is wide",
+                "use mechanism=skellam, secure.dropout=0, or secure.bits=32",
+            )
 
     def digest(self) -> str:
         """SHA-256 of the plan in canonical JSON (RFC 8785), in hex."""
@@ -267,84 +287,92 @@ class PrivacyPlan:
         independent Gaussians: the Gaussian mechanism with multiplier sqrt(n) * z at the
         fewest survivors. With more steps or a clip of the update that isn't so, and the
         only claim against the public is the local one.
+
+        With noise in shares it is added after the projection, which doesn't enlarge what a
+        record contributes, and its sum is the same for any number of survivors.
         """
-        if self.record is None or self.client is not None:
+        if self.record is None or self.client is not None or self.record.steps != 1:
             return None
-        if self.record.steps != 1 or self.minimum_survivors < 1:
+        if self.updates is not None:
+            return math.sqrt(self.updates.variance) / self.updates.record_l2
+        if self.minimum_survivors < 1:
             return None
         return math.sqrt(self.minimum_survivors) * self.record.noise_multiplier
 
+    def noised_by_shares(self) -> bool:
+        """Whether a record is protected by the shares of noise, not by noise in DP-SGD."""
+        return self.client is None and self.updates is not None
+
+    def smallest_share(self, lattice: Lattice) -> float:
+        """Variance of the smallest share or layer that any client adds."""
+        if self.rules is None:
+            return 0.0
+        most = self.rules.largest
+        return lattice.variance / (most * most if self.rules.dropout else most)
+
     def training(self) -> list[Claim]:
         """What one training round claims; a unit without DP is there with no event."""
-        claims = _client(self.client.noise_multiplier if self.client else 0.0, self.sampling_rate)
         unit = self.record
         z = unit.noise_multiplier if unit else 0.0
         rate, steps = (unit.sampling_rate, unit.steps) if unit else (1.0, 1)
-        claims += _record("local", z, rate, steps, _LOCAL)
-        claims += _record("coordinator", z, rate, steps, _LOCAL)
+        if self.updates is None:
+            level = self.client.noise_multiplier if self.client else 0.0
+            rows = claims.central_client(level, self.sampling_rate)
+        elif self.client is None:
+            return [
+                *claims.summed_client(self._summed(_silent(self.updates)), 1.0, *self._who()),
+                *claims.summed_record(self._summed(self.updates), rate, *self._who()),
+            ]
+        else:
+            rows = claims.summed_client(
+                self._summed(self.updates), self.sampling_rate, *self._who()
+            )
+        rows += claims.local_record("local", z, rate, steps, claims.LOCAL)
+        rows += claims.local_record("coordinator", z, rate, steps, claims.LOCAL)
         summed = self.summed_noise()
         if summed:
             # Only rounds in which the record's client takes part depend on it.
-            claims += _record("public", summed, rate, 1, _SUMMED)
-        else:
-            claims += _record("public", z, rate, steps, _LOCAL)
-        return claims
+            return rows + claims.local_record("public", summed, rate, 1, claims.SUMMED)
+        return rows + claims.local_record("public", z, rate, steps, claims.LOCAL)
 
     def evaluating(self) -> list[Claim]:
         """What one federated evaluation claims.
 
         At record level each client adds its own noise of ``record.noise_multiplier`` times
-        the record-level sensitivity, without sampling, so the local claim holds there too.
+        the record-level sensitivity, without sampling, so the local claim holds there too;
+        where records are protected by shares of noise, those of the counts protect them.
         """
         if self.evaluation is None:
             return []
-        claims = _client(self.evaluation.noise_multiplier, self.sampling_rate)
+        if self.counts is None:
+            rows = claims.central_client(self.evaluation.noise_multiplier, self.sampling_rate)
+        else:
+            rows = claims.summed_client(self._summed(self.counts), self.sampling_rate, *self._who())
+            if self.noised_by_shares():
+                return rows + claims.summed_record(self._summed(self.counts), 1.0, *self._who())
         z = self.record.noise_multiplier if self.record else 0.0
-        for adversary in ADVERSARIES:
-            claims += _record(adversary, z, 1.0, 1, _LOCAL_COUNTS)
-        return claims
+        for adversary in claims.ADVERSARIES:
+            rows += claims.local_record(adversary, z, 1.0, 1, claims.LOCAL_COUNTS)
+        return rows
+
+    def _summed(self, lattice: Lattice) -> SummedNoise:
+        assert self.rules is not None
+        # A share and as many layers as may drop, of each client.
+        shares = self.rules.largest * (1 + self.rules.layers(self.rules.largest))
+        return SummedNoise(self.mechanism, lattice, self.smallest_share(lattice), shares)
+
+    def _who(self) -> tuple[bool, float, int]:
+        """Whether nobody sees one vector, the largest part that colludes, the population."""
+        assert self.rules is not None
+        part = self.rules.collusion / self.rules.minimum
+        return self.aggregation == "secure", part, self.population
+
+
+def _silent(lattice: Lattice) -> Lattice:
+    """The lattice with no noise: nothing is claimed for this unit."""
+    return replace(lattice, variance=0.0)
 
 
 @functools.lru_cache(maxsize=64)
 def _digest(plan: PrivacyPlan) -> str:
     return hashlib.sha256(rfc8785.dumps(asdict(plan))).hexdigest()
-
-
-def _client(noise_multiplier: float, rate: float) -> list[Claim]:
-    z = noise_multiplier
-    plain = SampledGaussian(z) if z > 0 else None
-    sampled = SampledGaussian(z, rate) if z > 0 else None
-    return [
-        Claim("client", "public", True, sampled, "release", _HIDDEN_COHORT if z else _NOTHING),
-        Claim("client", "public", False, plain, "release", _HONEST if z else _NOTHING),
-        Claim("client", "coordinator", False, None, "release", _TRUSTED),
-    ]
-
-
-def _record(
-    adversary: Adversary,
-    noise_multiplier: float,
-    rate: float,
-    steps: int,
-    assumes: str,
-) -> list[Claim]:
-    """The amplified claim and the one against who knows which records were drawn."""
-    per: Literal["participation"] = "participation"
-    if noise_multiplier == 0:
-        return [Claim("record", adversary, a, None, per, _NOTHING) for a in (True, False)]
-    sampled = SampledGaussian(noise_multiplier, rate, steps)
-    plain = SampledGaussian(noise_multiplier, 1.0, steps)
-    return [
-        Claim("record", adversary, True, sampled, per, f"{assumes}; {_HIDDEN_BATCH}"),
-        Claim("record", adversary, False, plain, per, assumes),
-    ]
-
-
-_NOTHING = "nothing is claimed: no noise is added for this unit"
-_HIDDEN_COHORT = "the coordinator adds the noise and keeps the Poisson draw of the cohort secret"
-_HONEST = "the coordinator adds the noise; the cohort may be known"
-_TRUSTED = "nothing is claimed: the coordinator is trusted with each client's update"
-_HIDDEN_BATCH = "each client keeps its Poisson draw of records secret"
-_LOCAL = "the client runs DP-SGD as planned"
-_LOCAL_COUNTS = "the client adds its own noise to its counts"
-_SUMMED = "at least minimum_survivors clients run DP-SGD as planned and the public sees only sums"

@@ -2,7 +2,8 @@
 
 `PlainAggregation` shows each vector to the coordinator, which is trusted with it: it
 enforces the clip itself, so the sensitivity of the sum holds whatever a client sends.
-A protocol with more legs is another class with the same two methods.
+Where clients add the noise it is `tacit.server.distributed`, and with secure aggregation
+`tacit.server.secure`: other classes with the same two methods.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ M = TypeVar("M", bound=Message)
 
 @dataclass
 class Aggregate:
-    """A cohort's sum, before any central noise.
+    """A cohort's sum.
 
     Attributes:
         total: sum of accepted updates (or counts), shape [d], float64.
@@ -36,6 +37,7 @@ class Aggregate:
         accepted: vectors in the sum.
         rejected: for the operator, how many were left out and why; they count as zero.
         detail: of the first error, for the operator.
+        noised: whether the clients have added the noise; else the coordinator has to.
     """
 
     total: Floats
@@ -43,6 +45,7 @@ class Aggregate:
     accepted: int = 0
     rejected: Counter[str] = field(default_factory=Counter)
     detail: str = ""
+    noised: bool = False
 
 
 class Aggregation(Protocol):
@@ -69,7 +72,7 @@ class PlainAggregation:
         """The sum of the cohort's updates, each clipped to ``request.clip`` here too."""
         votes = int(self._plan.client is not None and self._plan.client.adaptive is not None)
         made = Aggregate(np.zeros(request.parameters.size))
-        for answer in _answers("train", TrainReply, request, cohort, legs, made):
+        for answer in answers("train", TrainReply, request, cohort, legs, made):
             sizes = (answer.update.size, answer.vote.size)
             if sizes != (request.parameters.size, votes):
                 made.rejected["wrong round or shape"] += 1
@@ -87,7 +90,7 @@ class PlainAggregation:
     def evaluate(self, request: EvaluateRequest, cohort: Sequence[int], legs: Legs) -> Aggregate:
         """The sum of the cohort's counts, each bounded here too."""
         made = Aggregate(np.zeros(3))
-        for answer in _answers("evaluate", EvaluateReply, request, cohort, legs, made):
+        for answer in answers("evaluate", EvaluateReply, request, cohort, legs, made):
             if answer.counts.size != 3:
                 made.rejected["wrong round or shape"] += 1
                 continue
@@ -106,7 +109,7 @@ class PlainAggregation:
         return wide if np.isfinite(wide).all() else None
 
 
-def _answers(
+def answers(
     leg: Literal["train", "evaluate"],
     kind: type[M],
     request: Message,

@@ -14,9 +14,10 @@ from typing import Any
 from tacit.configs.spec import RunSpec
 from tacit.privacy import ledger
 from tacit.privacy.budget import AllOf, caps
+from tacit.privacy.claims import Claim
 from tacit.privacy.ledger import Purpose, Spending
 from tacit.privacy.noise import Randomness
-from tacit.privacy.plan import Claim, PrivacyPlan
+from tacit.privacy.plan import PrivacyPlan
 from tacit.server.cohort import Sampler
 from tacit.server.store import Store
 
@@ -121,8 +122,12 @@ class Charges:
         return {
             "client": of("client", "public", True),
             "client_unamplified": of("client", "public", False),
+            "client_coordinator": of("client", "coordinator", False),
+            "client_collusion": of("client", "collusion", False),
             "record": of("record", "public", True),
             "record_unamplified": of("record", "public", False),
+            "record_coordinator": of("record", "coordinator", True),
+            "record_collusion": of("record", "collusion", True),
             "record_local": of("record", "local", True),
         }
 

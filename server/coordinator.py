@@ -24,9 +24,11 @@ from tacit.privacy.errors import BudgetError, RoundError
 from tacit.privacy.messages import EvaluateRequest, TrainRequest
 from tacit.privacy.noise import Floats, Randomness
 from tacit.privacy.plan import Evaluation, PrivacyPlan
+from tacit.privacy.secagg.directory import Directory
 from tacit.server import optimizer
 from tacit.server import state as states
-from tacit.server.aggregate import Aggregate, Aggregation, PlainAggregation
+from tacit.server.aggregate import Aggregate
+from tacit.server.aggregations import aggregation
 from tacit.server.charges import Charge, Charges
 from tacit.server.legs import Legs
 from tacit.server.metrics import federated_metrics
@@ -72,6 +74,7 @@ class Coordinator:
         model: the task's model on the coordinator's side.
         store: ledger, versions, state.
         legs: to the clients.
+        directory: the clients' public keys, which secure aggregation needs.
     """
 
     def __init__(
@@ -82,16 +85,17 @@ class Coordinator:
         model: GlobalModel,
         store: Store,
         legs: Legs,
+        directory: Directory | None = None,
     ) -> None:
         self.run, self.spec, self.plan, self.model = run, spec, plan, model
         self._store, self._legs = store, legs
         self._registry = ModelRegistry(store.home, store)
         self._folder = store.home.run(run["id"])
         self._randomness = Randomness(spec.seed)
-        self._aggregation: Aggregation = PlainAggregation(plan)
+        self._aggregation = aggregation(plan, directory)
         self._charges = Charges(run["id"], spec, plan, store)
         if run["state"] is None:
-            clip = plan.client.clip if plan.client else 0.0
+            clip = plan.client.clip if plan.client else plan.projection or 0.0
             self.state = states.State(0, model.initial, clip)
         else:
             self.state = states.State.load(self._folder, run["state"])
@@ -191,6 +195,8 @@ class Coordinator:
             self.plan.digest(),
             self.model.frozen,
             self.state.clip,
+            0,
+            b"",
             self.state.parameters.astype(np.float32),
         )
 
@@ -199,6 +205,12 @@ class Coordinator:
             log.warning("updates counted as zero: %s", dict(summed.rejected))
         if asked > 0 and summed.rejected["error"] == asked:
             raise RoundError(f"all {asked} clients of the cohort failed: {summed.detail}")
+        if summed.noised and summed.accepted == 0:
+            raise RoundError(
+                f"nothing was released: {summed.detail or 'too few clients answered'} "
+                f"({dict(summed.rejected)})",
+                "resume the run for another attempt, or plan for more dropouts",
+            )
         if summed.accepted < self.plan.minimum_survivors:
             raise RoundError(
                 f"{summed.accepted} updates are fewer than "
@@ -210,7 +222,11 @@ class Coordinator:
     def _noised(self, summed: Aggregate, number: int) -> tuple[Floats, float]:
         """The noised average, and the next clip."""
         clip, unit, total = self.state.clip, self.plan.client, summed.total
-        if unit is not None:
+        if unit is not None and summed.noised:
+            # The votes carry the same noise as every coordinate: the plan's.
+            if unit.adaptive is not None:
+                clip = mechanisms.adapt(clip, summed.votes, self.spec.cohort, unit.adaptive)
+        elif unit is not None:
             source = self._randomness.source("central", number, self._charges.aborts(number))
             z = unit.update_noise_multiplier()
             total = mechanisms.noisy_sum(total, clip, z, source)
@@ -249,12 +265,19 @@ class Coordinator:
             charge.attempt,
             self.plan.digest(),
             self.model.frozen,
+            0.0,
+            0,
+            b"",
             after.parameters.astype(np.float32),
         )
         summed = self._aggregation.evaluate(request, charge.cohort, self._legs)
-        source = self._randomness.source("counts", number, self._charges.aborts(number))
-        z = how.noise_multiplier
-        counts = mechanisms.noisy_sum(summed.total, Evaluation.SENSITIVITY, z, source)
+        counts = summed.total
+        if summed.noised:
+            self._check_survivors(summed, len(charge.cohort))
+        else:
+            source = self._randomness.source("counts", number, self._charges.aborts(number))
+            z = how.noise_multiplier
+            counts = mechanisms.noisy_sum(counts, Evaluation.SENSITIVITY, z, source)
         metrics = federated_metrics(counts, how)
         return metrics, [self._charges.release(charge, metrics, "federated")]
 

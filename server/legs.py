@@ -10,7 +10,6 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal
 
 from flwr.app import ConfigRecord, RecordDict
 from flwr.app import Message as FlowerMessage
@@ -60,10 +59,16 @@ class Legs:
 
     def exchange(
         self,
-        kind: Literal["train", "evaluate", "query"],
+        kind: str,
         requests: Mapping[int, Message],
     ) -> Iterator[Reply]:
-        """Sends each client its request and yields one `Reply` for each client."""
+        """Sends each client its request and yields one `Reply` for each client.
+
+        Args:
+            kind: Flower's type of the messages: train, evaluate, query, or one of these with
+                a name, as ``query.share``.
+            requests: what each client is sent.
+        """
         contents = {id(r): wire.pack(r) for r in requests.values()}
         group = next((str(r.round) for r in requests.values()), "")
         clients = list(requests)

@@ -13,15 +13,16 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
-from tacit.configs.build import privacy_plan
 from tacit.configs.spec import RunSpec
 from tacit.privacy.errors import ConfigError, StorageError
+from tacit.privacy.secagg.directory import Directory
 from tacit.server.coordinator import Coordinator
 from tacit.server.home import Home
 from tacit.server.legs import Legs
 from tacit.server.model import GlobalModel
 from tacit.server.store import Row, Store
 from tacit.tasks.task import Task
+from tacit.tasks.task import plan as privacy_plan
 
 
 @functools.lru_cache(maxsize=1)
@@ -39,7 +40,7 @@ def code_version() -> str:
 
 def create(spec: RunSpec, task: Task, store: Store) -> Row:
     """A new run's row, committed."""
-    plan = privacy_plan(spec, task.examples_per_client)
+    plan = privacy_plan(task, spec)
     identifier = f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
     store.create_run(
         {
@@ -63,7 +64,12 @@ def spec_of(run: Row) -> RunSpec:
 
 @contextlib.contextmanager
 def coordinator(
-    run: Row, task: Task, store: Store, home: Home, legs: Legs
+    run: Row,
+    task: Task,
+    store: Store,
+    home: Home,
+    legs: Legs,
+    directory: Directory | None = None,
 ) -> Iterator[Coordinator]:
     """A coordinator with the run to itself.
 
@@ -72,7 +78,7 @@ def coordinator(
         ConfigError: the task isn't the one the run was started with.
     """
     spec = spec_of(run)
-    plan = privacy_plan(spec, task.examples_per_client)
+    plan = privacy_plan(task, spec)
     if plan.digest() != run["plan_digest"]:
         raise ConfigError(
             f"run={run['id']} was started under privacy plan {run['plan_digest'][:12]}, and this "
@@ -85,4 +91,4 @@ def coordinator(
         fresh = store.run(run["id"])
         if fresh["status"] == "finished":
             raise StorageError(f"run={run['id']} is finished; there is nothing to resume")
-        yield Coordinator(fresh, spec, plan, GlobalModel(task, spec), store, legs)
+        yield Coordinator(fresh, spec, plan, GlobalModel(task, spec), store, legs, directory)

@@ -14,8 +14,10 @@ from typing import Any
 import torch
 
 from tacit.client.app import make_app
+from tacit.client.party import LocalParty
 from tacit.configs import build
 from tacit.configs.spec import RunSpec
+from tacit.privacy.secagg.directory import LocalDirectory
 from tacit.server import runs
 from tacit.server.coordinator import RoundResult
 from tacit.server.home import Home
@@ -145,9 +147,13 @@ def _run(
     progress: Callable[[RoundResult], None] | None,
 ) -> tuple[int, float]:
     """Runs the rounds; returns how many clients answered, and in what time."""
-    grid = InProcessGrid(make_app(task), spec.clients, {"spec": json.dumps(spec.to_dict())})
+    directory = LocalDirectory()
+    grid = InProcessGrid(
+        make_app(task, LocalParty(directory)), spec.clients, {"spec": json.dumps(spec.to_dict())}
+    )
     updates, seconds = 0, 0.0
-    with runs.coordinator(run, task, store, home, Legs(grid, grid.nodes)) as coordinator:
+    legs = Legs(grid, grid.nodes)
+    with runs.coordinator(run, task, store, home, legs, directory) as coordinator:
         for result in coordinator.rounds():
             updates += result.asked
             seconds += result.seconds

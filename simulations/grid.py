@@ -19,7 +19,7 @@ from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
-from tacit.privacy.errors import TacitError
+from tacit.privacy.errors import MessageError, RoundError, TacitError
 
 _FIRST_NODE = 1000
 
@@ -27,8 +27,9 @@ _FIRST_NODE = 1000
 class InProcessGrid(Grid):
     """Calls a ClientApp for each of ``clients`` nodes.
 
-    An exception in a client becomes an error reply, as on Flower's engines, except for a
-    `TacitError`: that is the user's to mend and ends the simulation.
+    An exception in a client becomes an error reply, as on Flower's engines, a refusal
+    (`RoundError`, `MessageError`) too. Another `TacitError` is the user's to mend and ends
+    the simulation.
 
     Args:
         app: the clients'.
@@ -113,6 +114,10 @@ class InProcessGrid(Grid):
         asked.metadata.__dict__.update(message.metadata.__dict__)
         try:
             reply = self._app(asked, context)
+        except (RoundError, MessageError) as error:
+            # A client that refuses to go on, as it might on any engine.
+            code = ErrorCode.CLIENT_APP_RAISED_EXCEPTION
+            return Message(Error(code=code, reason=str(error)), reply_to=message)
         except TacitError:
             raise
         except Exception as error:  # noqa: BLE001

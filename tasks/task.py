@@ -13,9 +13,11 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
+from tacit.configs.planning import privacy_plan
 from tacit.configs.spec import RunSpec
 from tacit.privacy.errors import ConfigError, DataError, ModelError
 from tacit.privacy.noise import Randomness
+from tacit.privacy.plan import PrivacyPlan
 
 # Inputs and targets of some records: arrays or tensors with the records in dimension 0.
 Records: TypeAlias = "tuple[Any, Any]"
@@ -125,6 +127,12 @@ def make_model(task: Task, seed: int | None) -> nn.Module:
         if parameter.dtype != torch.float32:
             raise ModelError(f"parameter {name} is {parameter.dtype}; only float32 is trained")
     return model
+
+
+def plan(task: Task, spec: RunSpec) -> PrivacyPlan:
+    """The privacy plan that a task and a configuration make."""
+    trained = [p.numel() for p in make_model(task, spec.seed).parameters() if p.requires_grad]
+    return privacy_plan(spec, task.examples_per_client, sum(trained))
 
 
 def tensors(records: Records, owner: str) -> tuple[Tensor, Tensor]:

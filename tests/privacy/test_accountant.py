@@ -21,13 +21,19 @@ from scipy.special import log_ndtr, ndtr
 
 from tacit.privacy.accountant import Accountant, _interval, epsilon
 from tacit.privacy.errors import ConfigError
-from tacit.privacy.events import SampledGaussian, collapse
+from tacit.privacy.events import (
+    Event,
+    SampledDiscreteGaussian,
+    SampledGaussian,
+    SampledSkellam,
+    collapse,
+)
 
 ADD_OR_REMOVE = dp_accounting.NeighboringRelation.ADD_OR_REMOVE_ONE
 
 
-def figure(delta: float, *events: SampledGaussian) -> float:
-    """The PLD figure alone; the cross-check costs time that most tests don't need."""
+def figure(delta: float, *events: Event) -> float:
+    """The figure alone; the cross-check costs time that most tests don't need."""
     accountant = Accountant(delta)
     for event in events:
         accountant.compose(event)
@@ -518,6 +524,7 @@ def test_a_result_says_what_it_was_computed_from() -> None:
     result = epsilon([SampledGaussian(1.0, 0.1, 3)], 1e-5)
     assert result.delta == 1e-5
     assert result.accountant.startswith("dp-accounting 0.")
+    assert result.method == "pld"
 
 
 @pytest.mark.parametrize("delta", [0.0, 1.0, -1e-5, 1.5, math.nan])
@@ -533,3 +540,164 @@ def test_a_delta_too_small_for_the_convolutions_is_refused(delta: float) -> None
     with pytest.raises(ConfigError, match="must be at least 1e-10"):
         epsilon([SampledGaussian(1.0, 0.1)], delta)
     assert Accountant(1e-10).delta == 1e-10
+
+
+# Integer noise: RDP makes the figure
+
+
+def fine(z: float, q: float = 1.0, count: int = 1) -> list[Event]:
+    """Integer noise so fine that it is nearly the Gaussian of this multiplier."""
+    variance = 1e7
+    l2 = math.sqrt(variance) / z
+    l1 = min(math.sqrt(1e5) * l2, l2**2)
+    return [
+        SampledSkellam(variance, l2, l1, q, count),
+        SampledDiscreteGaussian(variance, l2, 0.0, q, count),
+    ]
+
+
+RUNS = [
+    (0.2, 1.2, 60, 300**-1.1),
+    (0.1, 1.43, 60, 1e-5),
+    (0.01, 1.0, 1000, 1e-5),
+    (0.1, 4.0, 1000, 1e-6),
+    (1.0, 3.0, 20, 1e-5),
+    (1.0, 30.0, 1, 1e-9),
+]
+runs = pytest.mark.parametrize(("q", "z", "count", "delta"), RUNS)
+
+
+@runs
+def test_integer_noise_is_never_below_the_gaussians_pld_and_no_more_than_its_rdp(
+    q: float, z: float, count: int, delta: float
+) -> None:
+    gaussian = epsilon([SampledGaussian(z, q, count)], delta)
+    for event in fine(z, q, count):
+        result = epsilon([event], delta)
+        print(f"{type(event).__name__} q={q} z={z} T={count}: {result}, pld {gaussian.value:.4f}")
+        assert result.method == "rdp"
+        assert gaussian.value <= result.value <= 1.25 * gaussian.value
+        # Ours has more orders than the cross-check of the Gaussian, theirs the exact variance.
+        assert 0.97 * gaussian.cross_check <= result.value <= 1.001 * gaussian.cross_check
+        assert result.value <= result.cross_check
+        assert result.accountant.startswith("dp-accounting 0.")
+
+
+@pytest.mark.parametrize(
+    ("q", "z", "count", "delta", "quoted", "multiplier", "target"),
+    [
+        (0.2, 1.2, 60, 300**-1.1, 6.4403, 1.3224, 5.3282),
+        (0.1, 1.43, 60, 1e-5, 3.3449, 1.5428, 2.9735),
+    ],
+)
+def test_what_integer_noise_costs_in_rdp(
+    q: float, z: float, count: int, delta: float, quoted: float, multiplier: float, target: float
+) -> None:
+    for event in fine(z, q, count):
+        assert figure(delta, event) == pytest.approx(quoted, abs=2e-4)
+    # The multiplier with which it reaches what PLD gives the Gaussian with z.
+    for event in fine(multiplier, q, count):
+        assert figure(delta, event) == pytest.approx(target, abs=2e-3)
+
+
+@runs
+def test_sampled_integer_noise_has_a_cross_check_of_its_own(
+    q: float, z: float, count: int, delta: float
+) -> None:
+    for event in fine(z, q, count):
+        result = epsilon([event], delta)
+        if q == 1.0:
+            assert result.cross_check == result.value
+        else:
+            assert result.value <= result.cross_check < 2.5 * result.value
+
+
+def test_coarse_noise_costs_more_than_fine() -> None:
+    fine_, coarse = (
+        [figure(1e-5, SampledSkellam(v, math.sqrt(v) / 2, v / 4, 0.1, 50)) for v in variances]
+        for variances in ([1e7, 1e5], [100.0, 16.0])
+    )
+    assert fine_[0] <= fine_[1] < coarse[0] < coarse[1]
+    close, far = (
+        figure(1e-5, SampledDiscreteGaussian(1e4, 50.0, kappa, 0.1, 50)) for kappa in (0.0, 1e-3)
+    )
+    # 50 runs, each up to 3 kappa in divergence.
+    assert close + 50 * 2e-3 <= far <= close + 50 * 3.001e-3
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.integers(1, 400), st.integers(1, 400), st.sampled_from([0.05, 0.3, 1.0]))
+def test_epsilon_of_integer_noise_grows_with_count(n: int, more: int, q: float) -> None:
+    for event in fine(2.0, q):
+        assert figure(1e-5, event.times(n)) < figure(1e-5, event.times(n + more))
+
+
+def test_one_discrete_event_makes_it_rdp_for_good() -> None:
+    skellam, discrete = fine(3.0, 0.1)
+    accountant = Accountant(1e-5)
+    assert accountant.method == "pld"
+    accountant.compose(SampledGaussian(3.0, 0.1, 10))
+    assert accountant.method == "pld"
+    before = accountant.epsilon()
+    other = accountant.copy()
+    other.compose(discrete)
+    assert (accountant.method, other.method) == ("pld", "rdp")
+    assert accountant.epsilon() == before < other.epsilon()
+    other.compose(SampledGaussian(3.0, 0.1, 10))
+    other.compose(skellam)
+    assert other.method == "rdp"
+    assert other.result().method == "rdp"
+
+
+@pytest.mark.parametrize("q", [0.1, 1.0])
+def test_gaussian_and_discrete_events_compose_as_gaussians_would(q: float) -> None:
+    alike = figure(1e-5, *(e.times(20) for e in fine(3.0, q)), SampledGaussian(3.0, q, 20))
+    discrete = figure(1e-5, *(e.times(30) for e in fine(3.0, q)))
+    # At full rate a Skellam has chords between integers where the others are exact.
+    assert alike == pytest.approx(discrete, rel=1e-3)
+    gaussian = epsilon([SampledGaussian(3.0, q, 60)], 1e-5)
+    assert gaussian.value <= alike <= gaussian.cross_check * 1.001
+
+
+def test_a_mixture_costs_more_than_each_part_and_its_order_does_not_matter() -> None:
+    skellam, discrete = SampledSkellam(1e4, 40.0, 900.0, 0.1, 20), fine(4.0)[1]
+    gaussian = SampledGaussian(2.0, 0.3, 5)
+    together = figure(1e-5, skellam, gaussian, discrete)
+    assert together == pytest.approx(figure(1e-5, discrete, skellam, gaussian), rel=1e-12)
+    for pair in ((skellam, gaussian), (skellam, discrete), (gaussian, discrete)):
+        assert figure(1e-5, *pair) < together
+    result = epsilon([skellam, gaussian, discrete], 1e-5)
+    assert result.value == together <= result.cross_check
+
+
+def test_asking_after_every_discrete_event_gives_the_figure_of_asking_once() -> None:
+    for step in fine(1.0, 0.05):
+        running = Accountant(1e-6)
+        for n in range(1, 2001):
+            running.compose(step)
+            shown = running.epsilon()
+            if n in (1, 2, 50, 2000):
+                assert shown == pytest.approx(figure(1e-6, step.times(n)), rel=1e-12)
+
+
+@runs
+def test_substituting_under_integer_noise_is_group_privacy_of_two(
+    q: float, z: float, count: int, delta: float
+) -> None:
+    for event in fine(z, q, count):
+        accountant = Accountant(1e-5)
+        accountant.compose(event)
+        gaussian = Accountant(1e-5)
+        gaussian.compose(SampledGaussian(z, q, count))
+        got = accountant.substituted(delta)
+        assert gaussian.substituted(delta) <= got <= accountant.substituted_cross_check(delta)
+        if math.isfinite(got):
+            room = delta / (1 + math.exp(got / 2))
+            assert figure(max(room, 1e-10), event) <= got / 2
+            assert got > 2 * figure(delta, event)
+
+
+def test_next_to_no_integer_noise_costs_infinity() -> None:
+    for event in (SampledSkellam(1e-300, 1e9, 1e18, 0.5), SampledDiscreteGaussian(1.0, 1e200, 0.0)):
+        result = epsilon([event], 1e-5)
+        assert (result.value, result.cross_check) == (math.inf, math.inf)

@@ -13,7 +13,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tacit.privacy.errors import AccountingError, ConfigError
-from tacit.privacy.events import SampledGaussian, collapse, from_json
+from tacit.privacy.events import (
+    Event,
+    SampledDiscreteGaussian,
+    SampledGaussian,
+    SampledSkellam,
+    collapse,
+    from_json,
+)
 
 multipliers = st.floats(1e-3, 1e3)
 rates = st.floats(1e-9, 1.0)
@@ -157,3 +164,129 @@ def test_collapse_is_the_epsilon_of_the_composition() -> None:
     one = dp_accounting.rdp.RdpAccountant([2, 8, 32])
     one.compose(dp_accounting.GaussianDpEvent(collapse([1.5, 4.0, 2.0])))
     assert one.get_epsilon(1e-5) == pytest.approx(rdp.get_epsilon(1e-5), rel=1e-9)
+
+
+# Integer noise
+
+units = st.floats(1e-3, 1e12)
+skellams = st.builds(SampledSkellam, units, units, units, rates, counts)
+discrete_gaussians = st.builds(
+    SampledDiscreteGaussian, units, units, st.floats(0, 1e3), rates, counts
+)
+on_the_lattice = st.one_of(skellams, discrete_gaussians)
+
+SKELLAM = SampledSkellam(100.0, 5.0, 25.0, 0.5, 2)
+DISCRETE = SampledDiscreteGaussian(100.0, 5.0, 0.0, 0.5, 2)
+either = pytest.mark.parametrize("event", [SKELLAM, DISCRETE], ids=["skellam", "discrete"])
+
+
+@given(st.one_of(sampled, on_the_lattice))
+def test_every_kind_of_event_survives_canonical_json_exactly(event: Event) -> None:
+    assert from_json(event.to_json()) == event
+    read = from_json(json.loads(rfc8785.dumps(event.to_json())))
+    assert read == event
+    assert type(read) is type(event)
+    assert all(type(v) is float for k, v in read.to_json().items() if k not in ("type", "count"))
+
+
+def test_the_types_in_the_ledger_never_change() -> None:
+    assert SKELLAM.to_json() == {
+        "type": "sampled_skellam",
+        "variance": 100.0,
+        "l2": 5.0,
+        "l1": 25.0,
+        "sampling_rate": 0.5,
+        "count": 2,
+    }
+    assert DISCRETE.to_json() == {
+        "type": "sampled_discrete_gaussian",
+        "variance": 100.0,
+        "l2": 5.0,
+        "closeness": 0.0,
+        "sampling_rate": 0.5,
+        "count": 2,
+    }
+
+
+@given(on_the_lattice, st.integers(1, 1000))
+def test_times_multiplies_the_count_of_integer_noise_and_nothing_else(
+    event: SampledSkellam | SampledDiscreteGaussian, n: int
+) -> None:
+    assert event.times(n).count == event.count * n
+    assert event.times(n).once() == event.once()
+    assert {**event.once().to_json(), "count": event.count} == event.to_json()
+    assert event.once().count == 1
+
+
+BAD = [0.0, -1.0, math.nan, math.inf]
+
+
+@either
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        *(("variance", v) for v in BAD),
+        *(("l2", v) for v in BAD),
+        *(("l1", v) for v in BAD),
+        *(("closeness", v) for v in BAD[1:]),
+        ("sampling_rate", 0.0),
+        ("sampling_rate", 1.0000001),
+        ("sampling_rate", math.nan),
+        ("count", 0),
+        ("count", -3),
+    ],
+)
+def test_impossible_integer_noise_cannot_be_made_or_read(
+    event: SampledSkellam | SampledDiscreteGaussian, field: str, value: float
+) -> None:
+    body = event.to_json()
+    if field not in body:
+        with pytest.raises(AccountingError, match="aren't those of a sampled_"):
+            from_json({**body, field: value})
+        return
+    fields = {k: v for k, v in body.items() if k != "type"}
+    with pytest.raises(ConfigError, match=f"{field}={value}"):
+        type(event)(**{**fields, field: value})
+    with pytest.raises(ConfigError, match=f"{field}={value}"):
+        from_json({**body, field: value})
+
+
+@either
+@pytest.mark.parametrize("value", ["1.0", "nan", True, False, None, [1.0], {}])
+def test_a_parameter_of_integer_noise_that_is_no_number_cannot_be_read(
+    event: SampledSkellam | SampledDiscreteGaussian, value: object
+) -> None:
+    body = event.to_json()
+    for field in body:
+        if field != "type":
+            with pytest.raises(AccountingError, match=f"event {field}="):
+                from_json({**body, field: value})
+
+
+@either
+def test_integer_noise_is_read_with_exactly_its_fields(
+    event: SampledSkellam | SampledDiscreteGaussian,
+) -> None:
+    body = event.to_json()
+    for field in body:
+        with pytest.raises(AccountingError):
+            from_json({k: v for k, v in body.items() if k != field})
+    for extra in ("dimension", "noise_multiplier", "Variance"):
+        with pytest.raises(AccountingError, match="aren't those of a sampled_"):
+            from_json({**body, extra: 1.0})
+    with pytest.raises(AccountingError):
+        from_json({**body, "count": 2.0})
+    with pytest.raises(AccountingError, match="out of range"):
+        from_json({**body, "variance": 10**400})
+
+
+def test_one_kind_is_never_read_as_another() -> None:
+    bodies = [SKELLAM.to_json(), DISCRETE.to_json(), SampledGaussian(1.0, 0.5, 2).to_json()]
+    for body in bodies:
+        for other in bodies:
+            if other is not body:
+                with pytest.raises(AccountingError, match="aren't those of"):
+                    from_json({**body, "type": other["type"]})
+    for kind in ("skellam", "SampledSkellam", ["sampled_skellam"], {}, 1):
+        with pytest.raises(AccountingError, match="can't be accounted for"):
+            from_json({**bodies[0], "type": kind})

@@ -1,0 +1,357 @@
+"""The client's side of secure aggregation: a state machine that gives each answer once.
+
+Phases: advertised -> shared -> masked -> confirmed -> revealed, each written to the client's
+vault before its answer leaves.
+
+Guarantees, against a coordinator and up to ``Rules.collusion`` clients that deviate as they
+like (Bonawitz et al. 2017, section 6.2, Theorem 6.5; the threshold counts the corrupted):
+
+* a session is one run, round, attempt, purpose, plan and task, and isn't entered twice;
+* every peer is in the directory pinned on this client, once, with keys it signed for this
+  very session; threshold, degree and layers are computed here, from the plan;
+* for each peer a share of its self-mask or of its mask key leaves, never of both, and only
+  after more than two thirds of the roster signed one and the same set of survivors;
+* of the noise only layers that the survivors' number makes surplus can be taken off.
+
+It doesn't guarantee that the sum is right: a coordinator or a client can spoil it, and then
+it is noise. Nor does it hide who takes part, or when.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import replace
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tacit.privacy.discrete import layers
+from tacit.privacy.errors import MessageError, RoundError
+from tacit.privacy.noise import Source
+from tacit.privacy.secagg import masks, shamir
+from tacit.privacy.secagg.cohort import Cohort, Rules, cohort, missing
+from tacit.privacy.secagg.directory import Directory
+from tacit.privacy.secagg.keys import Identity, KeyPair, open_, seal, verify
+from tacit.privacy.secagg.messages import (
+    KEY_BYTES,
+    Advertisement,
+    Answer,
+    Confirmation,
+    Entry,
+    Invitation,
+    Masked,
+    Reveal,
+    Revealed,
+    Roster,
+    Shares,
+    Survivors,
+    advertised,
+    agreement,
+    unpack_members,
+    unpack_signed,
+)
+from tacit.privacy.secagg.secrets import (
+    TAG_BYTES,
+    Noise,
+    Secrets,
+    channel_key,
+    channel_root,
+    commitments,
+    packed_size,
+    pair_mask,
+    self_mask,
+)
+from tacit.privacy.secagg.vault import Vault
+from tacit.privacy.secagg.words import Words
+
+A = TypeVar("A", bound=Answer)
+
+
+class MaskingClient:
+    """One client's part in the sessions of a run.
+
+    Args:
+        client: its number.
+        identity: its signing key.
+        directory: everybody's public keys, as this client has them.
+        rules: of the plan this client agreed to.
+        vault: where it keeps its sessions.
+
+    Raises:
+        RoundError: from every method, when the coordinator asks for what it may not have.
+        MessageError: from every method, when bytes aren't what they should be.
+    """
+
+    def __init__(
+        self, client: int, identity: Identity, directory: Directory, rules: Rules, vault: Vault
+    ) -> None:
+        self.client = client
+        self._identity, self._directory = identity, directory
+        self._rules, self._vault = rules, vault
+
+    # 1. Keys
+
+    def advertise(self, invitation: Invitation) -> Advertisement:
+        """Begins a session with fresh keys."""
+        channel, mask = KeyPair.generate(), KeyPair.generate()
+        place = (invitation.run, invitation.purpose, invitation.round, invitation.attempt)
+        session = invitation.session()
+        secrets = Secrets(
+            {f: getattr(invitation, f) for f in ("run", "round", "attempt", "purpose")},
+            session,
+            channel.private.hex(),
+            mask.private.hex(),
+            os.urandom(32).hex(),
+        )
+        self._vault.open(self.client, place, session, secrets.body())
+        keys = (channel.public, mask.public)
+        return self._signed(Advertisement(*secrets.place, session, self.client, b"", *keys))
+
+    def labels(self, session: str) -> tuple[str, int]:
+        """Purpose and round of a session that this client is in."""
+        said = self._load(session)[1].invitation
+        return said["purpose"], said["round"]
+
+    # 2. Shares
+
+    def share(self, roster: Roster, source: Source) -> Shares:
+        """Checks everybody's keys; splits this client's secrets among its neighbours.
+
+        Args:
+            roster: everybody's advertisement.
+            source: of this client's noise.
+        """
+        secrets = self._read(roster.session, "advertised")
+        cohort = self._cohort(roster.entries)
+        self._check_roster(cohort, roster.session, secrets)
+        drawn = Noise.drawn(cohort.size, cohort.layers, source)
+        secrets = replace(
+            secrets, base=drawn.base.hex(), chain=drawn.chain.hex(), roster=roster.entries.hex()
+        )
+        pair, peers = secrets.channel_pair, cohort.neighbours(self.client)
+        roots = [
+            channel_root(pair, cohort.entries[k].channel, roster.session, cohort.digest)
+            for k in peers
+        ]
+        secrets = replace(secrets, roots=b"".join(roots).hex())
+        ciphertexts, committed = self._split(cohort, roster.session, secrets, roots)
+        self._vault.advance(self.client, roster.session, "advertised", "shared", secrets.body())
+        return self._signed(
+            Shares(*secrets.place, roster.session, self.client, b"", ciphertexts, committed)
+        )
+
+    def _check_roster(self, cohort: Cohort, session: str, secrets: Secrets) -> None:
+        if not self._rules.minimum <= cohort.size <= self._rules.largest:
+            raise RoundError(
+                f"a roster of {cohort.size} clients isn't between "
+                f"minimum={self._rules.minimum} and largest={self._rules.largest}"
+            )
+        own = cohort.entries.get(self.client)
+        mine = (secrets.channel_pair.public, secrets.mask_pair.public)
+        if own is None or (own.channel, own.mask) != mine:
+            raise RoundError(f"the roster doesn't have client {self.client} with its own keys")
+        keys = [key for e in cohort.entries.values() for key in (e.channel, e.mask)]
+        if len(set(keys)) != len(keys):
+            raise RoundError("the roster has one key twice")
+        for entry in cohort.entries.values():
+            self._check_entry(entry, session)
+
+    def _check_entry(self, entry: Entry, session: str) -> None:
+        public = self._directory.public(entry.client)
+        if public is None:
+            raise RoundError(f"the roster has client {entry.client}, who isn't in the directory")
+        statement = advertised(session, entry.client, entry.channel, entry.mask)
+        if not verify(public, entry.signature, statement):
+            raise RoundError(
+                f"the keys of client {entry.client} aren't signed by it for this session",
+                "a stale roster, a substituted key, or another task for that client",
+            )
+
+    def _split(
+        self, cohort: Cohort, session: str, secrets: Secrets, roots: list[bytes]
+    ) -> tuple[bytes, bytes]:
+        neighbours = cohort.neighbours(self.client)
+        points = np.array([cohort.point(k) for k in neighbours])
+        chain = layers.chain(bytes.fromhex(secrets.chain), cohort.layers)
+        whole = bytes.fromhex(secrets.mask) + bytes.fromhex(secrets.self_seed) + b"".join(chain)
+        shares = shamir.share(shamir.to_words(whole), cohort.threshold, points, os.urandom(32))
+        packed = shamir.pack_all(shares)
+        ciphertexts: list[bytes] = []
+        committed: list[bytes] = []
+        for peer, root, own, plain in zip(neighbours, roots, shares, packed, strict=True):
+            ciphertexts.append(seal(channel_key(root, self.client, peer), plain, b""))
+            said = commitments(session, self.client, peer, own, cohort.pieces)
+            committed += said.values()
+        return b"".join(ciphertexts), b"".join(committed)
+
+    # 3. The masked vector
+
+    def join(self, session: str, members: bytes) -> Noise:
+        """What this client needs to know before it makes its vector.
+
+        Args:
+            session: which the task it was sent belongs to (`Invitation.session`).
+            members: who will send vectors, packed.
+        """
+        secrets = self._read(session, "shared")
+        cohort = self._cohort(bytes.fromhex(secrets.roster))
+        known = unpack_members(members)
+        if missing(known, cohort.clients) or self.client not in known:
+            raise RoundError("the members aren't this roster's, or this client isn't among them")
+        if len(known) < max(self._rules.minimum, cohort.threshold):
+            raise RoundError(f"{len(known)} members are too few for the threshold")
+        count = self._rules.layers(len(known))
+        return Noise(len(known), count, bytes.fromhex(secrets.base), bytes.fromhex(secrets.chain))
+
+    def mask(self, session: str, members: bytes, vector: NDArray[Any], words: Words) -> Masked:
+        """Masks a vector, once; the masks of all members cancel in their sum.
+
+        Args:
+            session: see `join`.
+            members: see `join`.
+            vector: words, shape [length]; overwritten with the masked vector.
+            words: of how many bits.
+        """
+        self.join(session, members)
+        secrets = self._read(session, "shared")
+        cohort = self._cohort(bytes.fromhex(secrets.roster))
+        present = set(unpack_members(members))
+        secrets = replace(secrets, members=members.hex())
+        self._vault.advance(self.client, session, "shared", "masked", secrets.body())
+        pair = secrets.mask_pair
+        added = [self_mask(bytes.fromhex(secrets.self_seed), session)]
+        subtracted: list[bytes] = []
+        for peer in cohort.neighbours(self.client):
+            if peer in present:
+                other = cohort.entries[peer].mask
+                key = pair_mask(pair, other, cohort.digest, members, (self.client, peer))
+                (added if self.client < peer else subtracted).append(key)
+        masks.accumulate(vector, words, added, subtracted)
+        words.reduce(vector)
+        packed = words.pack(vector)
+        return self._signed(Masked(*secrets.place, session, self.client, b"", packed))
+
+    # 4. Survivors
+
+    def confirm(self, survivors: Survivors) -> Confirmation:
+        """Signs whose vectors are in the sum: one set in a session, and no other."""
+        phase, secrets = self._load(survivors.session)
+        if phase == "masked":
+            self._check_survivors(secrets, survivors.members)
+            secrets = replace(secrets, survivors=survivors.members.hex())
+            self._vault.advance(
+                self.client, survivors.session, "masked", "confirmed", secrets.body()
+            )
+        elif phase not in ("confirmed", "revealed"):
+            raise RoundError(f"survivors were asked for in phase {phase!r}")
+        elif survivors.members.hex() != secrets.survivors:
+            raise RoundError("a second set of survivors in one session")
+        cohort = self._cohort(bytes.fromhex(secrets.roster))
+        statement = agreement(
+            survivors.session, cohort.digest, bytes.fromhex(secrets.members), survivors.members
+        )
+        place = secrets.place
+        return self._signed(Confirmation(*place, survivors.session, self.client, b"", statement))
+
+    def _check_survivors(self, secrets: Secrets, packed: bytes) -> None:
+        members = unpack_members(bytes.fromhex(secrets.members))
+        survived = unpack_members(packed)
+        if missing(survived, members) or self.client not in survived:
+            raise RoundError("the survivors aren't members, or this client isn't among them")
+        fewest = max(self._rules.minimum, len(members) - self._rules.layers(len(members)))
+        if len(survived) < fewest:
+            raise RoundError(
+                f"{len(survived)} survivors of {len(members)} carry less noise than planned",
+                f"at least {fewest} are needed",
+            )
+        cohort = self._cohort(bytes.fromhex(secrets.roster))
+        if not cohort.enough_around(self.client, survived):
+            raise RoundError("too few of this client's neighbours survive to keep sums whole")
+
+    # 5. Shares of the peers' secrets
+
+    def reveal(self, request: Reveal) -> Revealed:
+        """For each neighbour, a share of its self-mask, or of its key if it dropped."""
+        phase, secrets = self._load(request.session)
+        if phase not in ("confirmed", "revealed"):
+            raise RoundError(f"shares were asked for in phase {phase!r}")
+        cohort = self._cohort(bytes.fromhex(secrets.roster))
+        self._check_quorum(request, cohort, secrets)
+        if phase == "confirmed":
+            self._vault.advance(
+                self.client, request.session, "confirmed", "revealed", secrets.body()
+            )
+        shares = self._pieces(request, cohort, secrets)
+        return self._signed(Revealed(*secrets.place, request.session, self.client, b"", shares))
+
+    def _pieces(self, request: Reveal, cohort: Cohort, secrets: Secrets) -> bytes:
+        members = unpack_members(bytes.fromhex(secrets.members))
+        survived = set(unpack_members(bytes.fromhex(secrets.survivors)))
+        dropped, present = len(members) - len(survived), set(members)
+        size = packed_size(cohort.words) + TAG_BYTES
+        roots = _pieces_of(bytes.fromhex(secrets.roots), KEY_BYTES)
+        peers = [
+            (k, root)
+            for k, root in zip(cohort.neighbours(self.client), roots, strict=True)
+            if k in present
+        ]
+        if len(request.ciphertexts) != size * len(peers):
+            raise MessageError("the ciphertexts aren't one for each neighbour")
+        parts = []
+        for (peer, root), sealed in zip(peers, _pieces_of(request.ciphertexts, size), strict=True):
+            kinds = cohort.revealed(peer in survived, dropped, len(members))
+            key = channel_key(root, peer, self.client)
+            parts.append(_opened(cohort, key, sealed, kinds))
+        return b"".join(parts)
+
+    def _check_quorum(self, request: Reveal, cohort: Cohort, secrets: Secrets) -> None:
+        statement = agreement(
+            request.session,
+            cohort.digest,
+            bytes.fromhex(secrets.members),
+            bytes.fromhex(secrets.survivors),
+        )
+        survived = set(unpack_members(bytes.fromhex(secrets.survivors)))
+        agreed = 0
+        for client, signature in unpack_signed(request.confirmations):
+            public = self._directory.public(client) if client in survived else None
+            if public is None or not verify(public, signature, statement):
+                raise RoundError(f"client {client} didn't sign this set of survivors")
+            agreed += 1
+        needed = self._rules.quorum(cohort.size)
+        if agreed < needed:
+            raise RoundError(f"{agreed} clients signed the survivors; {needed} have to")
+
+    # What they share
+
+    def _cohort(self, entries: bytes) -> Cohort:
+        return cohort(entries, self._rules)
+
+    def _load(self, session: str) -> tuple[str, Secrets]:
+        phase, body = self._vault.read(self.client, session)
+        return phase, Secrets(**json.loads(body))
+
+    def _read(self, session: str, phase: str) -> Secrets:
+        found, secrets = self._load(session)
+        if found != phase:
+            raise RoundError(f"session={session[:12]} is in phase {found!r}, not {phase!r}")
+        return secrets
+
+    def _signed(self, answer: A) -> A:
+        return replace(answer, signature=self._identity.sign(answer.statement()))
+
+
+def _opened(cohort: Cohort, key: bytes, sealed: bytes, kinds: list[int]) -> bytes:
+    """The pieces of a peer's share; only a mark where it sent this client rubbish."""
+    spans = [cohort.pieces[kind] for kind in kinds]
+    try:
+        share = shamir.unpack_shares(open_(key, sealed, b""), cohort.words)
+    except MessageError:
+        return bytes(1 + packed_size(sum(at.stop - at.start for at in spans)))
+    return b"\x01" + shamir.pack_shares(np.concatenate([share[at] for at in spans]))
+
+
+def _pieces_of(data: bytes, size: int) -> list[bytes]:
+    return [data[i : i + size] for i in range(0, len(data), size)]

@@ -1,0 +1,245 @@
+"""The coordinator's side of secure aggregation: a state machine that refuses what doesn't fit.
+
+Phases: advertise -> share -> mask -> confirm -> reveal -> done. An answer that is late, of
+the wrong length, out of range, unsigned, or a second one is a `MessageError` or a
+`RoundError` that costs its sender its place, never the session; too few for the threshold
+end the session with nothing learned.
+
+Guarantees: `AggregatingServer.total` is the sum, modulo 2^bits, of exactly the survivors'
+vectors. Memory is one vector of sums plus what each pair of neighbours exchanges in shares;
+no client's vector is kept.
+It doesn't guarantee that a survivor's vector was what the task asked for: nobody can look.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tacit.privacy.errors import MessageError, RoundError
+from tacit.privacy.secagg.cohort import Rules, cohort
+from tacit.privacy.secagg.directory import Directory
+from tacit.privacy.secagg.keys import verify
+from tacit.privacy.secagg.messages import (
+    KEY_BYTES,
+    Advertisement,
+    Answer,
+    Confirmation,
+    Entry,
+    Invitation,
+    Masked,
+    Reveal,
+    Revealed,
+    Roster,
+    Shares,
+    Survivors,
+    agreement,
+    pack_members,
+    pack_roster,
+    pack_signed,
+)
+from tacit.privacy.secagg.recovery import Pieces, recovered
+from tacit.privacy.secagg.secrets import COMMITMENT_BYTES, TAG_BYTES, packed_size
+from tacit.privacy.secagg.words import Words
+
+Phase = Literal["advertise", "share", "mask", "confirm", "reveal", "done"]
+
+
+class AggregatingServer:
+    """One session, from invitation to sum.
+
+    Args:
+        invitation: what the clients are invited to.
+        rules: of the plan.
+        directory: everybody's public keys.
+        words: of a vector.
+        length: words in a vector.
+        asked: clients that may answer.
+    """
+
+    def __init__(
+        self,
+        invitation: Invitation,
+        rules: Rules,
+        directory: Directory,
+        words: Words,
+        length: int,
+        asked: list[int],
+    ) -> None:
+        self.invitation, self.session = invitation, invitation.session()
+        self._place = (invitation.run, invitation.round, invitation.attempt)
+        self._rules, self._directory = rules, directory
+        self._words, self._length, self._asked = words, length, set(asked)
+        self._phase: Phase = "advertise"
+        self._entries: dict[int, Entry] = {}
+        self._shares: dict[int, Shares] = {}
+        self._confirmed: dict[int, bytes] = {}
+        self._pieces: dict[int, Pieces] = {}
+        self._sum = words.zeros(length)
+        self._in_sum: list[int] = []
+        self.members: list[int] = []
+        self.survivors: list[int] = []
+
+    # 1. Keys
+
+    def advertised(self, answer: Advertisement) -> None:
+        """Takes a client's keys."""
+        self._expect("advertise", answer, self._entries)
+        if len(answer.channel) != KEY_BYTES or len(answer.mask) != KEY_BYTES:
+            raise MessageError("an advertisement's keys should have 32 bytes each")
+        taken = {key for e in self._entries.values() for key in (e.channel, e.mask)}
+        if answer.channel == answer.mask or taken & {answer.channel, answer.mask}:
+            raise MessageError(f"client {answer.client} advertises a key that is taken")
+        self._entries[answer.client] = Entry(
+            answer.client, answer.channel, answer.mask, answer.signature
+        )
+
+    def roster(self) -> Roster:
+        """Closes the roster."""
+        self._close("advertise", "share", len(self._entries), self._rules.minimum, "advertised")
+        entries = pack_roster(self._entries.values())
+        self.cohort = cohort(entries, self._rules)
+        return Roster(*self._place, self.session, entries)
+
+    # 2. Shares
+
+    def shared(self, answer: Shares) -> None:
+        """Takes a client's encrypted shares."""
+        self._expect("share", answer, self._shares, self._entries)
+        count, kinds = len(self.cohort.neighbours(answer.client)), len(self.cohort.pieces)
+        if len(answer.ciphertexts) != count * self._ciphertext:
+            raise MessageError("ciphertexts aren't one for each neighbour")
+        if len(answer.commitments) != count * kinds * COMMITMENT_BYTES:
+            raise MessageError("commitments aren't one for each piece and neighbour")
+        self._shares[answer.client] = answer
+
+    def close_shares(self) -> bytes:
+        """Closes the set of members, and returns it packed, for the task."""
+        least = max(self._rules.minimum, self.cohort.threshold)
+        self._close("share", "mask", len(self._shares), least, "shared")
+        self.members = sorted(self._shares)
+        return pack_members(self.members)
+
+    @property
+    def _ciphertext(self) -> int:
+        return packed_size(self.cohort.words) + TAG_BYTES
+
+    # 3. Masked vectors
+
+    def masked(self, answer: Masked) -> None:
+        """Adds a client's vector to the sum; it isn't kept."""
+        self._expect("mask", answer, self._in_sum, self._shares)
+        self._words.add_into(self._sum, self._words.unpack(answer.words, self._length))
+        self._in_sum.append(answer.client)
+
+    def close_masked(self) -> Survivors:
+        """Closes the sum; a vector that comes later is refused."""
+        least = max(self._rules.minimum, len(self.members) - self._rules.layers(len(self.members)))
+        self._close("mask", "confirm", len(self._in_sum), least, "sent a vector")
+        self.survivors = sorted(self._in_sum)
+        return Survivors(*self._place, self.session, pack_members(self.survivors))
+
+    # 4. Survivors
+
+    def confirmed(self, answer: Confirmation) -> None:
+        """Takes a client's signature on the survivors."""
+        if answer.agreed != self._agreement:
+            raise MessageError(f"client {answer.client} signed another set of survivors")
+        self._expect("confirm", answer, self._confirmed, self.survivors)
+        self._confirmed[answer.client] = answer.signature
+
+    @property
+    def _agreement(self) -> bytes:
+        return agreement(
+            self.session,
+            self.cohort.digest,
+            pack_members(self.members),
+            pack_members(self.survivors),
+        )
+
+    def close_confirmed(self) -> dict[int, Reveal]:
+        """What to ask of each client that confirmed."""
+        quorum = self._rules.quorum(self.cohort.size)
+        self._close("confirm", "reveal", len(self._confirmed), quorum, "confirmed")
+        signed = pack_signed(sorted(self._confirmed.items()))
+        return {
+            client: Reveal(*self._place, self.session, signed, self._addressed(client))
+            for client in self._confirmed
+        }
+
+    def _peers(self, client: int) -> list[int]:
+        """The members whose shares a client holds."""
+        return [k for k in self.cohort.neighbours(client) if k in self._shares]
+
+    def _addressed(self, client: int) -> bytes:
+        size, parts = self._ciphertext, []
+        for peer in self._peers(client):
+            place = self.cohort.place(client, peer) * size
+            parts.append(self._shares[peer].ciphertexts[place : place + size])
+        return b"".join(parts)
+
+    # 5. Shares of secrets
+
+    def revealed(self, answer: Revealed) -> int:
+        """Takes a client's shares; returns how many of them weren't what their dealers dealt."""
+        self._expect("reveal", answer, self._pieces, self._confirmed)
+        pieces = Pieces.parse(answer, self.cohort, self._kinds, self._peers(answer.client))
+        bad = pieces.verify(self.cohort, self._shares)
+        self._pieces[answer.client] = pieces
+        return bad
+
+    def _kinds(self, peer: int) -> list[int]:
+        dropped = len(self.members) - len(self.survivors)
+        return self.cohort.revealed(peer in self.survivors, dropped, len(self.members))
+
+    def total(self) -> tuple[NDArray[np.int64], int, list[bytes]]:
+        """Removes the masks.
+
+        Returns:
+            The sum of the survivors' vectors, representatives around zero; the first layer of
+            noise that is surplus; and each survivor's seed of it, empty if none is.
+
+        Raises:
+            RoundError: too few shares for the threshold, or a client dealt shares that don't
+                belong together.
+        """
+        self._close("reveal", "done", len(self._pieces), self.cohort.threshold, "revealed")
+        dropped = len(self.members) - len(self.survivors)
+        seeds = recovered(
+            self.session,
+            self.cohort,
+            (self.members, self.survivors),
+            list(self._pieces.values()),
+            self._sum,
+            self._words,
+        )
+        self._words.reduce(self._sum)
+        return self._words.centred(self._sum), dropped + 1, seeds
+
+    # What they share
+
+    def _expect(self, phase: Phase, answer: Answer, seen: Any, among: Any = None) -> None:
+        """Refuses an answer that is late, of another session, not its sender's, or a second."""
+        allowed = self._asked if among is None else among
+        if self._phase != phase:
+            raise RoundError(f"an answer of kind {answer.kind!r} came in phase {self._phase!r}")
+        place = (answer.run, answer.round, answer.attempt, answer.session)
+        if place != (*self._place, self.session):
+            raise MessageError("an answer of another session")
+        if answer.client not in allowed or answer.client in seen:
+            raise MessageError(f"client {answer.client} has no place here, or has answered")
+        public = self._directory.public(answer.client)
+        if public is None or not verify(public, answer.signature, answer.statement()):
+            raise MessageError(f"an answer isn't signed by client {answer.client}")
+
+    def _close(self, phase: Phase, after: Phase, count: int, least: int, what: str) -> None:
+        if self._phase != phase:
+            raise RoundError(f"the session is in phase {self._phase!r}, not {phase!r}")
+        if count < least:
+            self._phase = "done"
+            raise RoundError(
+                f"{count} clients {what}; {least} have to", "nothing was learned of any vector"
+            )
+        self._phase = after

@@ -1,0 +1,152 @@
+"""What a client remembers between two messages, durably: its promises and its secrets.
+
+Guarantees: `Vault.open` accepts a session only if it is newer than every earlier one of its
+run and purpose; `Vault.advance` moves a session forward by one phase, once, with what was
+decided in it, and is on disk before it returns (SQLite, synchronous=FULL). A client that is
+killed and started again has given each answer or not given it; it can't give another.
+Secrets of a session are deleted when the next one of its run and purpose begins.
+It doesn't encrypt the file: its rights are the owner's only, and who reads it is the client.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+
+from tacit.privacy.errors import RoundError, StorageError
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS latest (
+    client INTEGER, run TEXT, purpose TEXT, round INTEGER NOT NULL, attempt INTEGER NOT NULL,
+    session TEXT NOT NULL, PRIMARY KEY (client, run, purpose)
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS sessions (
+    client INTEGER, session TEXT, phase TEXT NOT NULL, body BLOB NOT NULL,
+    PRIMARY KEY (client, session)
+) WITHOUT ROWID;
+"""
+
+
+class Vault:
+    """A file of one or several clients' sessions.
+
+    Args:
+        path: of the file, made with owner-only rights; None keeps all in memory, which is
+            for simulations: a client in one process that ends has nothing to come back to.
+
+    Raises:
+        StorageError: it can't be opened.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        with _explained(path):
+            if path is not None:
+                os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+            self._path = path
+            self._db = sqlite3.connect(path or ":memory:", timeout=60, isolation_level=None)
+            self._db.execute("PRAGMA secure_delete=ON")
+            if path is not None:
+                self._db.execute("PRAGMA journal_mode=DELETE")
+                self._db.execute("PRAGMA synchronous=FULL")
+            self._db.executescript(_SCHEMA)
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._db.close()
+
+    def open(
+        self, client: int, place: tuple[str, str, int, int], session: str, body: bytes
+    ) -> None:
+        """Begins a session, in phase "advertised".
+
+        Args:
+            client: whose.
+            place: run, purpose, round, attempt.
+            session: its digest.
+            body: what to remember.
+
+        Raises:
+            RoundError: this or a later session of the run and purpose was begun before.
+        """
+        run, purpose, round_, attempt = place
+        key = (client, run, purpose)
+        with self._writing() as db:
+            row = db.execute(
+                "SELECT round, attempt, session FROM latest"
+                " WHERE client = ? AND run = ? AND purpose = ?",
+                key,
+            ).fetchone()
+            if row is not None and (row[0], row[1]) >= (round_, attempt):
+                raise RoundError(
+                    f"round={round_} attempt={attempt} ({purpose}) was seen before",
+                    "a client takes part in each session once",
+                )
+            if row is not None:
+                db.execute(
+                    "DELETE FROM sessions WHERE client = ? AND session = ?", (client, row[2])
+                )
+            db.execute(
+                "INSERT OR REPLACE INTO latest VALUES (?, ?, ?, ?, ?, ?)",
+                (*key, round_, attempt, session),
+            )
+            db.execute(
+                "INSERT INTO sessions VALUES (?, ?, 'advertised', ?)", (client, session, body)
+            )
+
+    def read(self, client: int, session: str) -> tuple[str, bytes]:
+        """Phase and body of a session.
+
+        Raises:
+            RoundError: there is no such session, or it is over.
+        """
+        with _explained(self._path):
+            row = self._db.execute(
+                "SELECT phase, body FROM sessions WHERE client = ? AND session = ?",
+                (client, session),
+            ).fetchone()
+        if row is None:
+            raise RoundError(
+                f"session={session[:12]} isn't one that client {client} is in",
+                "was it asked in another round, or is its vault lost?",
+            )
+        return str(row[0]), bytes(row[1])
+
+    def advance(self, client: int, session: str, before: str, after: str, body: bytes) -> None:
+        """Moves a session from one phase to the next, durably, before anything is said.
+
+        Raises:
+            RoundError: it isn't in phase ``before``.
+        """
+        with self._writing() as db:
+            done = db.execute(
+                "UPDATE sessions SET phase = ?, body = ?"
+                " WHERE client = ? AND session = ? AND phase = ?",
+                (after, body, client, session, before),
+            )
+            if done.rowcount != 1:
+                raise RoundError(f"session={session[:12]} isn't in the phase {before!r}")
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[sqlite3.Connection]:
+        with _explained(self._path):
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._db
+            except (RoundError, sqlite3.Error):
+                self._db.execute("ROLLBACK")
+                raise
+            self._db.execute("COMMIT")
+
+
+@contextlib.contextmanager
+def _explained(path: Path | None) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, sqlite3.Error) as error:
+        raise StorageError(
+            f"the client's vault {path or 'in memory'} failed: {error}",
+            "nothing was sent; is there space, and is the folder this user's?",
+        ) from error
