@@ -19,6 +19,7 @@ from torch import Tensor
 
 from tacit.client import guard, update
 from tacit.client.delivery import Delivery
+from tacit.client.floors import Floors
 from tacit.client.party import Party, folder_party
 from tacit.client.trainer import Trainer
 from tacit.configs import build, wire
@@ -127,6 +128,7 @@ class Member:
         """Local training, and its update."""
         self._agree(request)
         guard.check_clip(self._plan, request.clip)
+        self._floors.check_clip(request.clip)
         delivery = self._delivery("train", request)
         inputs, targets = self._data()
         labels = ("train", request.round, self._client)
@@ -151,6 +153,7 @@ class Member:
     def advertise(self, invitation: Invitation) -> Answer:
         """Enters a session of secure aggregation, under this client's own plan."""
         guard.check_plan(self._plan, invitation.plan)
+        self._floors.check(self._plan)
         return self.masking().advertise(invitation)
 
     def share(self, roster: Roster) -> Answer:
@@ -167,8 +170,22 @@ class Member:
         """
         if self._plan.rules is None or self._plan.aggregation != "secure":
             raise RoundError("this client's plan has no secure aggregation")
-        party = self._party or folder_party(_folder(self._context))
+        party = self._party or self._files()
+        if party is None:
+            raise ConfigError(
+                "this node has no client-home, the folder of its key and directory",
+                "set it with --node-config 'client-home=PATH', or use aggregation=plain",
+            )
         return party.masking(self._client, self._plan.rules)
+
+    @property
+    def _floors(self) -> Floors:
+        party = self._party or self._files()
+        return party.floors if party is not None else Floors()
+
+    def _files(self) -> Party | None:
+        folder = _folder(self._context)
+        return folder_party(folder) if folder is not None else None
 
     def _delivery(self, purpose: str, request: Request) -> Delivery | None:
         if self._plan.rules is None:
@@ -181,6 +198,7 @@ class Member:
 
     def _agree(self, request: Request) -> None:
         guard.check_plan(self._plan, request.plan)
+        self._floors.check(self._plan)
         if request.frozen != self._own.frozen:
             raise RoundError(
                 "the coordinator's model differs from this client's in what isn't trained",
@@ -215,15 +233,17 @@ def number(context: Context) -> int:
     return int(found)
 
 
-def _folder(context: Context) -> Path:
-    """Where this node's key, directory and vault are."""
-    found = context.node_config.get("client-home") or context.run_config.get("client-home")
-    if not found:
-        raise ConfigError(
-            "this node has no client-home, the folder of its key and directory",
-            "set it with --node-config 'client-home=PATH', or use aggregation=plain",
-        )
-    return Path(str(found))
+def _folder(context: Context) -> Path | None:
+    """Where this node's key, directory, floors and vault are.
+
+    A node says so itself; only in Flower's simulation, where all nodes are one machine's, is
+    it the folder that the coordinator keeps for them.
+    """
+    if context.node_config.get("client-home"):
+        return Path(str(context.node_config["client-home"]))
+    home = context.run_config.get("home")
+    simulated = Path(str(home)) / "clients" if home else None
+    return simulated if simulated is not None and simulated.is_dir() else None
 
 
 app = make_app()

@@ -6,6 +6,7 @@ import functools
 from pathlib import Path
 from typing import Protocol
 
+from tacit.client.floors import Floors
 from tacit.privacy.errors import StorageError
 from tacit.privacy.secagg.client import MaskingClient
 from tacit.privacy.secagg.cohort import Rules
@@ -15,7 +16,13 @@ from tacit.privacy.secagg.vault import Vault
 
 
 class Party(Protocol):
-    """Makes the protocol's client for a client's number."""
+    """Makes the protocol's client for a client's number.
+
+    Attributes:
+        floors: what the client insists on.
+    """
+
+    floors: Floors
 
     def masking(self, client: int, rules: Rules) -> MaskingClient:
         """The client's side of secure aggregation under a plan's rules."""
@@ -30,6 +37,7 @@ class LocalParty:
 
     def __init__(self, directory: LocalDirectory) -> None:
         self._directory, self._vault = directory, Vault(None)
+        self.floors = Floors()
 
     def masking(self, client: int, rules: Rules) -> MaskingClient:
         """A simulated client."""
@@ -38,10 +46,11 @@ class LocalParty:
 
 
 class FolderParty:
-    """A client whose key, directory and vault are files; it survives a restart.
+    """A client whose key, directory, floors and vault are files; it survives a restart.
 
     Args:
-        folder: has ``directory.json`` and ``K.key``; the vault, ``K.vault``, is made there.
+        folder: has ``directory.json``, ``K.key`` and, if there are any, ``floors.json``; the
+            vault, ``K.vault``, is made there.
 
     Raises:
         StorageError: the directory isn't there.
@@ -50,6 +59,8 @@ class FolderParty:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._directory = PinnedDirectory.load(folder / "directory.json")
+        self.floors = Floors.load(folder / "floors.json")
+        self._vaults: dict[int, Vault] = {}
 
     def masking(self, client: int, rules: Rules) -> MaskingClient:
         """The client of this number.
@@ -66,8 +77,9 @@ class FolderParty:
             ) from error
         if self._directory.public(client) != identity.public:
             raise StorageError(f"key {path} isn't the one that the directory has")
-        vault = Vault(self._folder / f"{client}.vault")
-        return MaskingClient(client, identity, self._directory, rules, vault)
+        if client not in self._vaults:
+            self._vaults[client] = Vault(self._folder / f"{client}.vault")
+        return MaskingClient(client, identity, self._directory, rules, self._vaults[client])
 
 
 @functools.lru_cache(maxsize=4)

@@ -13,7 +13,9 @@ from flwr.serverapp import Grid, ServerApp
 from flwr.superlink.grid.inmemory_grid import InMemoryGrid  # Flower's own simulation, no other
 
 from tacit.configs import build
+from tacit.configs.spec import RunSpec
 from tacit.privacy.errors import ConfigError
+from tacit.privacy.secagg.directory import Directory, PinnedDirectory, enrol
 from tacit.server import runs
 from tacit.server.home import Home
 from tacit.server.legs import Legs, census
@@ -42,8 +44,19 @@ def main(grid: Grid, context: Context) -> None:
     resumed = str(context.run_config.get("resume") or "")
     run = store.run(resumed) if resumed else runs.create(spec, task, store)
     print(f"tacit run {run['id']}", flush=True)
-    with runs.coordinator(run, task, store, home, legs) as coordinator:
+    directory = _directory(spec, home, isinstance(grid, InMemoryGrid))
+    with runs.coordinator(run, task, store, home, legs, directory) as coordinator:
         for result in coordinator.rounds():
             shown = {**result.metrics, **{f"epsilon.{k}": v for k, v in result.epsilon.items()}}
             print(f"tacit round {result.round}: {shown}", flush=True)
     store.close()
+
+
+def _directory(spec: RunSpec, home: Home, simulated: bool) -> Directory | None:
+    """The clients' public keys: in a simulation made here, else pinned beforehand."""
+    if spec.aggregation != "secure":
+        return None
+    folder = home.root / "clients"
+    if simulated:
+        return enrol(folder, spec.clients)
+    return PinnedDirectory.load(folder / "directory.json")

@@ -58,8 +58,18 @@ def create(spec: RunSpec, task: Task, store: Store) -> Row:
 
 
 def spec_of(run: Row) -> RunSpec:
-    """The configuration a run was started with."""
-    return RunSpec.from_dict(json.loads(run["spec"]))
+    """The configuration a run was started with.
+
+    Raises:
+        ConfigError: by a tacit that knew fewer settings.
+    """
+    found = json.loads(run["spec"])
+    if "secure" not in found:
+        raise ConfigError(
+            f"run={run['id']} was started by an older tacit ({run['code']})",
+            "finish it with that version",
+        )
+    return RunSpec.from_dict(found)
 
 
 @contextlib.contextmanager

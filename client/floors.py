@@ -1,0 +1,115 @@
+"""What a client insists on, whatever plan a coordinator proposes.
+
+Guarantees: floors come from the client's own file and are checked against the plan before
+anything else happens in a round; no message can change them. That a sum needs more than two
+thirds of a cohort to be undone isn't among them: it can't be lowered at all.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+from tacit.privacy import validate
+from tacit.privacy.errors import ConfigError, RoundError, StorageError
+from tacit.privacy.plan import PrivacyPlan
+
+
+@dataclass(frozen=True, slots=True)
+class Floors:
+    """A client's own limits; the defaults ask for nothing beyond the plan.
+
+    Attributes:
+        secure: whether only secure aggregation will do.
+        survivors: fewest vectors in a sum.
+        noise_multiplier: least, for the client unit.
+        record_noise_multiplier: least, for the record unit, where the plan protects it.
+        clip: largest L2 bound of an update.
+        bits: fewest of a word.
+        seeded: whether noise from a simulation's seed will do.
+    """
+
+    secure: bool = False
+    survivors: int = 0
+    noise_multiplier: float = 0.0
+    record_noise_multiplier: float = 0.0
+    clip: float = math.inf
+    bits: int = 0
+    seeded: bool = True
+
+    def __post_init__(self) -> None:
+        validate.at_least("floors.survivors", self.survivors, 0)
+        validate.nonnegative("floors.noise_multiplier", self.noise_multiplier)
+        validate.nonnegative("floors.record_noise_multiplier", self.record_noise_multiplier)
+        validate.at_least("floors.bits", self.bits, 0)
+        if not self.clip > 0:
+            raise ConfigError(f"floors.clip={self.clip} must be greater than 0")
+
+    @classmethod
+    def load(cls, path: Path) -> Floors:
+        """Reads floors from JSON; a file that isn't there means none.
+
+        Raises:
+            StorageError: the file can't be read.
+            ConfigError: it has unknown fields or values out of range.
+        """
+        try:
+            found = json.loads(path.read_text())
+        except FileNotFoundError:
+            return cls()
+        except (OSError, ValueError) as error:
+            raise StorageError(f"floors {path} can't be read: {error}") from error
+        known = {field.name for field in dataclasses.fields(cls)}
+        if not isinstance(found, dict) or not set(found) <= known:
+            raise ConfigError(f"floors {path} should only have {', '.join(sorted(known))}")
+        return cls(**found)
+
+    def check(self, plan: PrivacyPlan) -> None:
+        """Refuses a plan that promises less.
+
+        Raises:
+            RoundError: naming the floor.
+        """
+        client, record = plan.client, plan.record
+        multiplier = client.noise_multiplier if client else 0.0
+        bits = plan.updates.bits if plan.updates else 32
+        wrong = [
+            (self.secure and plan.aggregation != "secure", "aggregation", plan.aggregation),
+            (
+                plan.minimum_survivors < self.survivors,
+                "minimum_survivors",
+                plan.minimum_survivors,
+            ),
+            (
+                multiplier < self.noise_multiplier,
+                "privacy.client.noise_multiplier",
+                multiplier,
+            ),
+            (
+                record is not None and record.noise_multiplier < self.record_noise_multiplier,
+                "privacy.record.noise_multiplier",
+                record.noise_multiplier if record else 0.0,
+            ),
+            (bits < self.bits, "secure.bits", bits),
+            (
+                not self.seeded and plan.noise_source != "os-csprng",
+                "noise_source",
+                plan.noise_source,
+            ),
+        ]
+        for fails, name, value in wrong:
+            if fails:
+                raise RoundError(f"the plan's {name}={value} is below this client's floor")
+        self.check_clip(client.clip if client else 0.0)
+
+    def check_clip(self, bound: float) -> None:
+        """Refuses a clip above this client's.
+
+        Raises:
+            RoundError: it is.
+        """
+        if bound > self.clip:
+            raise RoundError(f"clip={bound:g} is above this client's limit of {self.clip:g}")
