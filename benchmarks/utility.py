@@ -14,32 +14,41 @@ import time
 
 from common import show
 
-FASHION = ["experiment=fashion_mnist"]
+CENTRAL = ["mechanism=central", "aggregation=plain"]
+# Noise in shares; the models are those of aggregation=secure, bit for bit, in less time.
+SHARES = ["mechanism=skellam", "aggregation=plain", "secure.bits=16"]
+DIGITS = ["experiment=digits", *CENTRAL, "privacy.client.noise_multiplier=1.2"]
+RECORD = ["experiment=fashion_mnist", "evaluation.every=10"]
+FASHION = [*RECORD, *CENTRAL, "privacy.record.noise_multiplier=0.143"]
 CLIENT = [
-    *FASHION,
+    "experiment=fashion_mnist",
     "model=gabor_linear",
     "clients=1000",
     "cohort=100",
     "rounds=100",
     "privacy.client=flat",
     "privacy.client.clip=1.0",
-    "privacy.client.noise_multiplier=0.82",
     "delta=null",
     "optimizer=fedavgm",
     "optimizer.learning_rate=1.0",
     "optimizer.momentum=0.9",
     "evaluation.every=10",
 ]
+TWO_STEPS = [
+    "privacy.record.noise_multiplier=0",
+    "privacy.record.sampling_rate=1.0",
+    "local.steps=2",
+    "local.learning_rate=16",
+]
 ROWS = {
-    "digits: default": ["experiment=digits"],
-    "digits: + record noise 0.04": [
-        "experiment=digits",
-        "privacy.record.noise_multiplier=0.04",
-    ],
-    "digits: + record noise 0.5": ["experiment=digits", "privacy.record.noise_multiplier=0.5"],
-    "digits: Dirichlet(0.1)": ["partition=dirichlet", "partition.alpha=0.1"],
-    "digits: no privacy": ["privacy.client=none", "privacy.record=none"],
-    "fashion: record, in the sum (default)": FASHION,
+    "digits: default (skellam, secure, 16 bits)": ["experiment=digits"],
+    "digits: central": DIGITS,
+    "digits: + record noise 0.04": [*DIGITS, "privacy.record.noise_multiplier=0.04"],
+    "digits: + record noise 0.5": [*DIGITS, "privacy.record.noise_multiplier=0.5"],
+    "digits: Dirichlet(0.1)": [*DIGITS, "partition=dirichlet", "partition.alpha=0.1"],
+    "digits: no privacy": [*CENTRAL, "privacy.client=none", "privacy.record=none"],
+    "fashion: record, in the sum, skellam 16 bits": [*RECORD, *SHARES],
+    "fashion: record, in the sum, central": FASHION,
     "fashion: record, in the sum, linear": [
         *FASHION,
         "model=gabor_linear",
@@ -64,15 +73,22 @@ ROWS = {
         "optimizer.momentum=0.9",
         "evaluation.every=10",
     ],
-    "fashion: client, 1,000 clients": [
+    "fashion: client, 1,000 clients, skellam 16 bits": [
         *CLIENT,
-        "privacy.record.noise_multiplier=0",
-        "privacy.record.sampling_rate=1.0",
-        "local.steps=2",
-        "local.learning_rate=16",
+        *SHARES,
+        *TWO_STEPS,
+        "privacy.client.noise_multiplier=0.908",
+    ],
+    "fashion: client, 1,000 clients, central": [
+        *CLIENT,
+        *CENTRAL,
+        *TWO_STEPS,
+        "privacy.client.noise_multiplier=0.82",
     ],
     "fashion: both units": [
         *CLIENT,
+        *CENTRAL,
+        "privacy.client.noise_multiplier=0.82",
         "privacy.record.noise_multiplier=1.0",
         "privacy.record.sampling_rate=1.0",
         "local.steps=1",

@@ -16,14 +16,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tacit.privacy.discrete.lattice import Lattice
-from tacit.privacy.discrete.rotation import rotate, unrotate
+from tacit.privacy.discrete.rotation import Real, rotate, unrotate
 from tacit.privacy.mechanisms import MARGIN
 from tacit.privacy.noise import Floats, KeyedStream
 
 Integers = NDArray[np.int64]
 
-# Each is accepted with probability above 0.86.
+# Each is accepted with probability above 0.86, so that zero is sent about never.
 _ATTEMPTS = 100
+_SINGLE = 2.0**16
 
 
 def encode(
@@ -45,13 +46,22 @@ def encode(
     if vector.shape != (lattice.dimension,):
         raise ValueError(f"a vector of shape {vector.shape}, not ({lattice.dimension},)")
     wide = vector.astype(np.float64)
-    norm = float(np.linalg.norm(wide))
+    norm = math.sqrt(np.dot(wide, wide))
     if not math.isfinite(norm):
         wide, norm = np.zeros_like(wide), 0.0
-    scale = lattice.norm * MARGIN / max(norm, bound)
-    turned = rotate(wide, signs) if lattice.rotated else wide
-    turned *= scale
-    return _rounded(turned, lattice, KeyedStream(key))
+    wide *= lattice.norm * MARGIN / max(norm, bound)
+    # Single precision is enough where what it loses is far below what rounding may add.
+    single = lattice.conditional and lattice.norm <= _SINGLE
+    exact: Real = wide.astype(np.float32) if single else wide
+    if lattice.rotated:
+        exact = rotate(exact, signs)
+    stream = KeyedStream(key)
+    limit = math.floor(lattice.bound**2)
+    for _ in range(_ATTEMPTS):
+        whole = _dithered(exact, stream)
+        if not lattice.conditional or _squared(whole) <= limit:
+            return whole.astype(np.int64)
+    return np.zeros(lattice.coordinates, dtype=np.int64)
 
 
 def decode(total: Integers, bound: float, lattice: Lattice, signs: bytes) -> tuple[Floats, float]:
@@ -76,23 +86,17 @@ def decode(total: Integers, bound: float, lattice: Lattice, signs: bytes) -> tup
     return values, votes
 
 
-def _rounded(values: Floats, lattice: Lattice, stream: KeyedStream) -> Integers:
-    """Stochastic rounding, repeated until the norm is within the lattice's."""
-    whole = _dithered(values, stream)
-    if lattice.conditional:
-        limit = math.floor(lattice.bound**2)
-        for _ in range(_ATTEMPTS):
-            if _squared(whole) <= limit:
-                break
-            whole = _dithered(values, stream)
-        else:
-            # Towards zero no coordinate grows, so this is within the bound whatever was drawn.
-            whole = np.trunc(values)
-    return whole.astype(np.int64)
-
-
-def _dithered(values: Floats, stream: KeyedStream) -> Floats:
-    return np.floor(values + stream.read(4 * values.size).view(np.uint32) * 2.0**-32)
+def _dithered(values: Real, stream: KeyedStream) -> Floats:
+    """floor(values + u), u uniform on [0, 1), as doubles."""
+    if values.dtype == np.float32:
+        single = stream.read(2 * values.size).view(np.uint16).astype(np.float32)
+        single *= np.float32(2.0**-16)
+        single += values
+        return np.floor(single, out=single).astype(np.float64)
+    double = stream.read(4 * values.size).view(np.uint32).astype(np.float64)
+    double *= 2.0**-32
+    double += values
+    return np.floor(double, out=double)
 
 
 def _squared(whole: Floats) -> float:

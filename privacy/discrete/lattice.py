@@ -6,9 +6,13 @@ Guarantees, for a vector encoded by `tacit.privacy.discrete.encoder` under one `
   until the integers' norm is within Kairouz, Liu and Steinke 2021 (arXiv:2102.06387),
   Proposition 26: min{c^2 + d/4 + sqrt(2 ln(1/beta)) (c + sqrt(d)/2), (c + sqrt(d))^2} in
   integer units, which is checked exactly. Otherwise (c + sqrt(d)) bounds it.
-* `record_l2` bounds what one *record* changes, where rounding is unconditional: two vectors
-  rounded with one dither differ by at most |a - b| + 1 in each coordinate, and a mixture
-  over dithers on both sides is no worse than the worst dither (joint quasi-convexity).
+* `record_l2` bounds what one *record* changes, where rounding is unconditional. Two vectors
+  a and b rounded with one dither u, floor(a + u) - floor(b + u), differ by a vector that is
+  distributed as the stochastic rounding of a - b: in each coordinate independently one of the
+  two neighbouring integers, with the right mean. So the same proposition bounds its norm but
+  for a probability of 2^-100, and |a - b| + sqrt(d) does for certain; given u, the mechanism
+  is noise on a shifted vector, and a mixture over u on both sides is no worse than the worst
+  u (joint quasi-convexity). 2^-100 is treated as the ciphers' own failure is.
 * ``variance`` is that of the noise in the released sum, in each coordinate.
 
 It doesn't guarantee that a sum fits its words: it is sized so that a coordinate wraps with
@@ -30,6 +34,7 @@ WORD_BITS = (16, 20, 32)
 TAIL = 6.0
 # Rounding is accepted with probability at least 1 - e^-2.
 _LN_INVERSE_BETA = 2.0
+_LN_INVERSE_NEVER = 100.0 * math.log(2.0)
 # Of a record's contribution: far above what doubles lose on the way to the lattice.
 _SLACK = 1.0 + 2.0**-10
 # The sampler's largest share: one client's, of the fewest that may make a sum.
@@ -91,12 +96,9 @@ class Lattice:
     @property
     def bound(self) -> float:
         """Largest L2 norm of the rounded vector, without the vote."""
-        d, c = self.coordinates, self.norm
-        always = c + math.sqrt(d)
-        if not self.conditional:
-            return always
-        spread = math.sqrt(2.0 * _LN_INVERSE_BETA) * (c + math.sqrt(d) / 2.0)
-        return min(math.sqrt(c * c + d / 4.0 + spread), always)
+        if self.conditional:
+            return _rounded(self.norm, self.coordinates, _LN_INVERSE_BETA)
+        return self.norm + math.sqrt(self.coordinates)
 
     @property
     def l2(self) -> float:
@@ -113,12 +115,20 @@ class Lattice:
         """L2 sensitivity to one record; the client's where it has no bound of its own."""
         if self.record_norm == 0:
             return self.l2
-        return min(self.record_norm * _SLACK + math.sqrt(self.coordinates), self.l2)
+        rounded = _rounded(self.record_norm * _SLACK, self.coordinates, _LN_INVERSE_NEVER)
+        return min(rounded, self.l2)
 
     @property
     def record_l1(self) -> float:
         """L1 sensitivity to one record."""
         return min(math.sqrt(self.length) * self.record_l2, self.record_l2**2)
+
+
+def _rounded(norm: float, coordinates: int, ln_inverse_beta: float) -> float:
+    """Norm of a stochastically rounded vector, but for a probability of beta."""
+    root = math.sqrt(coordinates)
+    spread = math.sqrt(2.0 * ln_inverse_beta) * (norm + root / 2.0)
+    return min(math.sqrt(norm * norm + coordinates / 4.0 + spread), norm + root)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
