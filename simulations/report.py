@@ -26,6 +26,7 @@ mpl.use("Agg")
 _LABELS = {
     "client": "client",
     "client_unamplified": "client, cohort known",
+    "client_coordinator": "client, against the coordinator",
     "record": "record, against the public",
     "record_local": "record, against everybody",
 }

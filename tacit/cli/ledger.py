@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -25,12 +25,15 @@ def show(
     home: HomeOption = None,
 ) -> None:
     """Show the leaves, and what they add up to, recomputed from them."""
+    from tacit.server.actual import at_survivors
+
     store = open_store(home)
     wanted = [store.run(run)] if run is not None else store.runs()
     leaves = store.leaves(wanted[0]["id"] if run is not None else None)
     totals = {row["id"]: store.claims(row["id"]) for row in wanted}
+    actual = {row["id"]: at_survivors(store, row["id"]) for row in wanted}
     if as_json:
-        print_json({"leaves": leaves, "totals": totals})
+        print_json({"leaves": leaves, "totals": totals, "at_survivors": actual})
         return
     print_table(
         "ledger",
@@ -49,22 +52,26 @@ def show(
         ],
     )
     for identifier, table in totals.items():
-        print_table(
-            f"run {identifier}",
-            ["unit", "against", "amplified", "epsilon", "cross-check", "delta", "assuming"],
-            [
-                (
-                    c["unit"],
-                    c["adversary"],
-                    "yes" if c["amplified"] else "no",
-                    number(c["epsilon"]),
-                    number(c["cross_check"], none=""),
-                    f"{c['delta']:.3g}",
-                    c["assumes"],
-                )
-                for c in table
-            ],
-        )
+        _totals(f"run {identifier}", table)
+        if actual[identifier]:
+            _totals("at the survivors there were (the operator's to know)", actual[identifier])
+
+
+def _totals(title: str, table: list[dict[str, Any]]) -> None:
+    """The rows; what they assume is below, since it is too long for a column."""
+    notes: list[str] = []
+    rows = []
+    for c in table:
+        if c["assumes"] not in notes:
+            notes.append(c["assumes"])
+        figures = (number(c["epsilon"]), c["method"] or "", number(c["cross_check"], none=""))
+        amplified = "yes" if c["amplified"] else "no"
+        note = f"[{notes.index(c['assumes']) + 1}]"
+        rows.append((c["unit"], c["adversary"], amplified, *figures, f"{c['delta']:.3g}", note))
+    columns = ["unit", "against", "amp.", "epsilon", "by", "check", "delta", "note"]
+    print_table(title, columns, rows)
+    for i, note in enumerate(notes, 1):
+        print(f"[{i}] {note}")
 
 
 def _what(body: dict[str, object]) -> str:
