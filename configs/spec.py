@@ -16,6 +16,7 @@ from typing import Any, TypeVar, cast
 
 import rfc8785
 
+from tacit.configs.faults import FaultsSpec
 from tacit.privacy import validate
 from tacit.privacy.errors import ConfigError
 
@@ -255,6 +256,7 @@ class RunSpec:
     minimum_survivors: int | None
     threads: int
     secure: SecureSpec
+    faults: FaultsSpec
     data: DataSpec
     partition: PartitionSpec
     privacy: PrivacySpec

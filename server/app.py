@@ -36,6 +36,10 @@ def main(grid: Grid, context: Context) -> None:
             f"seed={spec.seed} is for simulations: noise from a seed protects nobody",
             "deploy with seed=null",
         )
+    if spec.faults.active:
+        raise ConfigError(
+            "faults are for `tacit simulate`: here they would be left out", "set faults.* to 0"
+        )
     home = Home(str(context.run_config.get("home") or "") or None)
     store = Store(home)
     torch.set_num_threads(spec.threads)

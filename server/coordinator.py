@@ -152,7 +152,7 @@ class Coordinator:
 
         # 5. Evaluate: on public data, or on clients through a charged mechanism.
         log.debug("round %d: evaluate", number)
-        metrics, leaves = self._evaluate(after)
+        metrics, leaves = self._evaluate(after, summed)
 
         # 6. Release: leaves, version and state in one transaction.
         log.debug("round %d: write", number)
@@ -202,7 +202,7 @@ class Coordinator:
 
     def _check_survivors(self, summed: Aggregate, asked: int) -> None:
         if summed.rejected:
-            log.warning("updates counted as zero: %s", dict(summed.rejected))
+            log.warning("clients that were left out, or fell silent: %s", dict(summed.rejected))
         if asked > 0 and summed.rejected["error"] == asked:
             raise RoundError(f"all {asked} clients of the cohort failed: {summed.detail}")
         if summed.noised and summed.accepted == 0:
@@ -251,8 +251,13 @@ class Coordinator:
             )
         return states.State(number, moved, clip, moments)
 
-    def _evaluate(self, after: states.State) -> tuple[dict[str, float], list[dict[str, Any]]]:
-        """Metrics that may be shown, and the RELEASE leaves they need."""
+    def _evaluate(
+        self, after: states.State, trained: Aggregate
+    ) -> tuple[dict[str, float], list[dict[str, Any]]]:
+        """Metrics that may be shown, and the RELEASE leaves they need.
+
+        Who was left out is added to what is noted of the training.
+        """
         number, how = after.round, self.plan.evaluation
         if self._evaluates(number, "public"):
             return self.model.public_metrics(after.parameters), []
@@ -272,6 +277,7 @@ class Coordinator:
         )
         summed = self._aggregation.evaluate(request, charge.cohort, self._legs)
         counts = summed.total
+        trained.rejected += summed.rejected
         if summed.noised:
             self._check_survivors(summed, len(charge.cohort))
         else:

@@ -17,6 +17,7 @@ from tacit.client.app import make_app
 from tacit.client.party import LocalParty
 from tacit.configs import build
 from tacit.configs.spec import RunSpec
+from tacit.privacy.noise import Randomness
 from tacit.privacy.secagg.directory import LocalDirectory
 from tacit.server import runs
 from tacit.server.coordinator import RoundResult
@@ -24,6 +25,7 @@ from tacit.server.home import Home
 from tacit.server.legs import Legs
 from tacit.server.store import Row, Store
 from tacit.simulations import report
+from tacit.simulations.faults import FaultyGrid
 from tacit.simulations.grid import InProcessGrid
 from tacit.tasks.task import Task, check, load
 
@@ -111,7 +113,7 @@ def simulate(
 
     Example:
         >>> import tempfile
-        >>> result = simulate(["rounds=1", "clients=50", "cohort=5"], home=tempfile.mkdtemp())
+        >>> result = simulate(["rounds=1", "clients=50", "cohort=20"], home=tempfile.mkdtemp())
         >>> result.rounds
         1
     """
@@ -152,7 +154,7 @@ def _run(
         make_app(task, LocalParty(directory)), spec.clients, {"spec": json.dumps(spec.to_dict())}
     )
     updates, seconds = 0, 0.0
-    legs = Legs(grid, grid.nodes)
+    legs = _legs(grid, spec)
     with runs.coordinator(run, task, store, home, legs, directory) as coordinator:
         for result in coordinator.rounds():
             updates += result.asked
@@ -160,6 +162,15 @@ def _run(
             if progress is not None:
                 progress(result)
     return updates, seconds
+
+
+def _legs(grid: InProcessGrid, spec: RunSpec) -> Legs:
+    """The legs of a simulation, with the faults that its configuration asks for."""
+    if not spec.faults.active:
+        return Legs(grid, grid.nodes)
+    faulty = FaultyGrid(grid, grid.nodes, spec.faults, Randomness(spec.seed))
+    # In one process who hasn't answered at the first look never will.
+    return Legs(faulty, grid.nodes, deadline=0.0, poll=0.0)
 
 
 def summary(store: Store, identifier: str, rate: float, began: float) -> Result:
