@@ -5,12 +5,25 @@ from __future__ import annotations
 import json
 import os
 import platform
+import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+
+_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+
+
+def one_thread() -> None:
+    """Starts this process anew with one thread for numpy's and torch's libraries, if need be."""
+    if any(os.environ.get(name) != "1" for name in _THREADS):
+        os.execve(
+            sys.executable,
+            [sys.executable, *sys.argv],
+            {**os.environ, **dict.fromkeys(_THREADS, "1")},
+        )
 
 
 def machine() -> dict[str, str]:
@@ -22,7 +35,7 @@ def machine() -> dict[str, str]:
         model = names[0].strip() if names else model
     except OSError:
         pass
-    packages = ("tacit", "torch", "opacus", "flwr", "dp-accounting")
+    packages = ("tacit", "torch", "opacus", "flwr", "dp-accounting", "numpy", "cryptography")
     return {
         "cpu": f"{os.cpu_count()} x {model}",
         "python": platform.python_version(),

@@ -50,6 +50,16 @@ class Message:
 
     def encode(self) -> bytes:
         """The message in bytes."""
+        return b"".join(self._parts())
+
+    def digest(self) -> bytes:
+        """SHA-256 of the message in bytes, without making them."""
+        hasher = hashlib.sha256()
+        for part in self._parts():
+            hasher.update(part)
+        return hasher.digest()
+
+    def _parts(self) -> list[bytes]:
         scalars: dict[str, Any] = {}
         arrays: list[tuple[dict[str, Any], bytes]] = []
         for field in fields(self):
@@ -63,8 +73,7 @@ class Message:
                 scalars[field.name] = value
         shapes = [shape for shape, _ in arrays]
         header = _canonical({"kind": self.kind, "fields": scalars, "arrays": shapes})
-        parts = [_MAGIC, struct.pack("<I", len(header)), header, *(data for _, data in arrays)]
-        return b"".join(parts)
+        return [_MAGIC, struct.pack("<I", len(header)), header, *(data for _, data in arrays)]
 
     @classmethod
     def decode(cls: type[M], data: bytes) -> M:
@@ -193,7 +202,7 @@ class Request(Message):
     def task(self) -> str:
         """Digest of what is asked, whoever takes part, in hex."""
         bare = dataclasses.replace(self, clients=0, members=b"")
-        return hashlib.sha256(bare.encode()).hexdigest()
+        return bare.digest().hex()
 
 
 @dataclass(frozen=True, slots=True, eq=False)

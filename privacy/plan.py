@@ -246,6 +246,10 @@ class PrivacyPlan:
         """The lattices carry at least the noise that the units' multipliers stand for."""
         if self.rules is None or self.updates is None:
             raise ConfigError(f"mechanism={self.mechanism} needs rules and a lattice")
+        if (self.evaluation is None) != (self.counts is None):
+            raise ConfigError(
+                f"mechanism={self.mechanism} needs a lattice for its evaluation's counts"
+            )
         if self.rules.minimum != self.minimum_survivors:
             raise ConfigError(f"minimum_survivors={self.minimum_survivors} isn't the rules'")
         if self.client is None and not (self.updates.record_norm and self.projection):

@@ -46,9 +46,9 @@ def main(grid: Grid, context: Context) -> None:
     task = load(spec)
     legs = Legs(grid, census(grid, spec.clients), deadline=600.0)
     resumed = str(context.run_config.get("resume") or "")
+    directory = _directory(spec, home, isinstance(grid, InMemoryGrid))
     run = store.run(resumed) if resumed else runs.create(spec, task, store)
     print(f"tacit run {run['id']}", flush=True)
-    directory = _directory(spec, home, isinstance(grid, InMemoryGrid))
     with runs.coordinator(run, task, store, home, legs, directory) as coordinator:
         for result in coordinator.rounds():
             shown = {**result.metrics, **{f"epsilon.{k}": v for k, v in result.epsilon.items()}}

@@ -141,6 +141,8 @@ class EncodedAggregation(SharedNoise):
         words.reduce(total)
         dropped, layers = len(cohort) - made.accepted, self.rules.layers(len(cohort))
         if made.accepted < self.rules.minimum or dropped > layers:
+            made.detail = made.detail or f"{dropped} of {len(cohort)} clients dropped out"
+            made.accepted = 0
             return None
         first = dropped + 1
         chains = [chain(seed, first)[-1] for seed in seeds] if dropped < layers else []

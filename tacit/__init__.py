@@ -15,7 +15,7 @@ The tour, in the order a reader needs it:
 
 Example:
     >>> import tacit, tempfile
-    >>> result = tacit.simulate(["rounds=1", "cohort=5"], home=tempfile.mkdtemp())
+    >>> result = tacit.simulate(["rounds=1", "cohort=20"], home=tempfile.mkdtemp())
     >>> result.rounds, result.status
     (1, 'finished')
 """

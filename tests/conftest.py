@@ -18,7 +18,7 @@ SUPPORT = str(Path(__file__).parent / "support")
 sys.path.insert(0, SUPPORT)
 os.environ["PYTHONPATH"] = os.pathsep.join([SUPPORT, os.environ.get("PYTHONPATH", "")]).rstrip(":")
 
-from tiny import TINY, make_tiny  # noqa: E402
+from tiny import TINY, TINY_SECURE, make_tiny  # noqa: E402
 
 os.environ["FLWR_TELEMETRY_ENABLED"] = "0"
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -34,6 +34,12 @@ def tiny() -> Callable[..., Task]:
 def overrides() -> list[str]:
     """Settings of a tiny federation."""
     return list(TINY)
+
+
+@pytest.fixture
+def secure() -> list[str]:
+    """Settings of a tiny federation with secure aggregation."""
+    return list(TINY_SECURE)
 
 
 @pytest.fixture

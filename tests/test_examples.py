@@ -61,6 +61,9 @@ def test_token_sequences_are_learnt(tmp_path: Path) -> None:
         "task=manual:task",
         "clients=50",
         "cohort=10",
+        # Two steps and no client-level clip: nothing bounds an update that could be masked.
+        "mechanism=central",
+        "aggregation=plain",
         "evaluation=federated",
         "evaluation.noise_multiplier=0.1",
         "privacy.client=none",

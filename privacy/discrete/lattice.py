@@ -211,6 +211,8 @@ def _at(need: Need, bits: int, norm: float, most: float) -> Lattice | None:
         # (z_update^-2 + (2 count_noise)^-2)^(-1/2) = z: Andrew et al. 2021, Theorem 1.
         deviation /= math.sqrt(1.0 - (z / (2.0 * need.count_noise)) ** 2)
         vote = max(1, math.floor(deviation / (2.0 * need.count_noise)))
+        # A vote that had to be rounded up to 1 adds more to the sensitivity than was allowed for.
+        deviation = max(deviation, z * math.hypot(bare.bound, vote))
     largest = max(_largest(need, bare, deviation), need.clients * vote + TAIL * deviation)
     if largest > most or deviation > LARGEST_DEVIATION:
         return None

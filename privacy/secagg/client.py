@@ -95,16 +95,14 @@ class MaskingClient:
 
     def advertise(self, invitation: Invitation) -> Advertisement:
         """Begins a session with fresh keys."""
+        if invitation.purpose not in ("train", "evaluate"):
+            raise RoundError(f"purpose={invitation.purpose!r} is neither train nor evaluate")
         channel, mask = KeyPair.generate(), KeyPair.generate()
         place = (invitation.run, invitation.purpose, invitation.round, invitation.attempt)
         session = invitation.session()
-        secrets = Secrets(
-            {f: getattr(invitation, f) for f in ("run", "round", "attempt", "purpose")},
-            session,
-            channel.private.hex(),
-            mask.private.hex(),
-            os.urandom(32).hex(),
-        )
+        said = {f: getattr(invitation, f) for f in ("run", "round", "attempt", "purpose")}
+        drawn = (channel.private.hex(), mask.private.hex(), os.urandom(32).hex())
+        secrets = Secrets(said, session, *drawn)
         self._vault.open(self.client, place, session, secrets.body())
         keys = (channel.public, mask.public)
         return self._signed(Advertisement(*secrets.place, session, self.client, b"", *keys))
@@ -135,7 +133,8 @@ class MaskingClient:
             channel_root(pair, cohort.entries[k].channel, roster.session, cohort.digest)
             for k in peers
         ]
-        secrets = replace(secrets, roots=b"".join(roots).hex())
+        # The roots open what the channel key would, and only in this session.
+        secrets = replace(secrets, roots=b"".join(roots).hex(), channel="")
         ciphertexts, committed = self._split(cohort, roster.session, secrets, roots)
         self._vault.advance(self.client, roster.session, "advertised", "shared", secrets.body())
         return self._signed(
@@ -143,11 +142,6 @@ class MaskingClient:
         )
 
     def _check_roster(self, cohort: Cohort, session: str, secrets: Secrets) -> None:
-        if not self._rules.minimum <= cohort.size <= self._rules.largest:
-            raise RoundError(
-                f"a roster of {cohort.size} clients isn't between "
-                f"minimum={self._rules.minimum} and largest={self._rules.largest}"
-            )
         own = cohort.entries.get(self.client)
         mine = (secrets.channel_pair.public, secrets.mask_pair.public)
         if own is None or (own.channel, own.mask) != mine:
@@ -200,8 +194,9 @@ class MaskingClient:
         known = unpack_members(members)
         if missing(known, cohort.clients) or self.client not in known:
             raise RoundError("the members aren't this roster's, or this client isn't among them")
-        if len(known) < max(self._rules.minimum, cohort.threshold):
-            raise RoundError(f"{len(known)} members are too few for the threshold")
+        least = max(self._rules.minimum, cohort.threshold, self._rules.quorum(cohort.size))
+        if len(known) < least:
+            raise RoundError(f"{len(known)} members are too few; {least} have to be there")
         count = self._rules.layers(len(known))
         return Noise(len(known), count, bytes.fromhex(secrets.base), bytes.fromhex(secrets.chain))
 
@@ -218,8 +213,9 @@ class MaskingClient:
         secrets = self._read(session, "shared")
         cohort = self._cohort(bytes.fromhex(secrets.roster))
         present = set(unpack_members(members))
-        secrets = replace(secrets, members=members.hex())
-        self._vault.advance(self.client, session, "shared", "masked", secrets.body())
+        # What the vector is about to be masked with isn't needed again: off the disk.
+        kept = replace(secrets, members=members.hex(), mask="", self_seed="", base="", chain="")
+        self._vault.advance(self.client, session, "shared", "masked", kept.body())
         pair = secrets.mask_pair
         added = [self_mask(bytes.fromhex(secrets.self_seed), session)]
         subtracted: list[bytes] = []
@@ -231,7 +227,7 @@ class MaskingClient:
         masks.accumulate(vector, words, added, subtracted)
         words.reduce(vector)
         packed = words.pack(vector)
-        return self._signed(Masked(*secrets.place, session, self.client, b"", packed))
+        return self._signed(Masked(*secrets.place, session, self.client, b"", members, packed))
 
     # 4. Survivors
 
@@ -299,11 +295,26 @@ class MaskingClient:
         ]
         if len(request.ciphertexts) != size * len(peers):
             raise MessageError("the ciphertexts aren't one for each neighbour")
-        parts = []
-        for (peer, root), sealed in zip(peers, _pieces_of(request.ciphertexts, size), strict=True):
-            kinds = cohort.revealed(peer in survived, dropped, len(members))
-            key = channel_key(root, peer, self.client)
-            parts.append(_opened(cohort, key, sealed, kinds))
+        rows, opened = np.zeros((len(peers), size - TAG_BYTES), dtype=np.uint8), []
+        for i, sealed in enumerate(_pieces_of(request.ciphertexts, size)):
+            peer, root = peers[i]
+            try:
+                plain = open_(channel_key(root, peer, self.client), sealed, b"")
+            except MessageError:
+                opened.append(False)
+                continue
+            rows[i] = np.frombuffer(plain, dtype=np.uint8)
+            opened.append(True)
+        shares, valid = shamir.unpack_all(rows, cohort.words)
+        parts = [b""] * len(peers)
+        for is_in in (True, False):
+            kinds = cohort.revealed(is_in, dropped, len(members))
+            chosen = np.concatenate([shares[:, cohort.pieces[kind]] for kind in kinds], axis=1)
+            for i, packed in enumerate(shamir.pack_all(chosen)):
+                if (peers[i][0] in survived) == is_in:
+                    # Only a mark where the peer sent this client rubbish.
+                    fine = opened[i] and valid[i]
+                    parts[i] = b"\x01" + packed if fine else bytes(1 + len(packed))
         return b"".join(parts)
 
     def _check_quorum(self, request: Reveal, cohort: Cohort, secrets: Secrets) -> None:
@@ -314,15 +325,18 @@ class MaskingClient:
             bytes.fromhex(secrets.survivors),
         )
         survived = set(unpack_members(bytes.fromhex(secrets.survivors)))
-        agreed = 0
+        agreed = []
         for client, signature in unpack_signed(request.confirmations):
             public = self._directory.public(client) if client in survived else None
             if public is None or not verify(public, signature, statement):
                 raise RoundError(f"client {client} didn't sign this set of survivors")
-            agreed += 1
+            agreed.append(client)
         needed = self._rules.quorum(cohort.size)
-        if agreed < needed:
-            raise RoundError(f"{agreed} clients signed the survivors; {needed} have to")
+        if len(agreed) < needed:
+            raise RoundError(f"{len(agreed)} clients signed the survivors; {needed} have to")
+        if not cohort.enough_around(self.client, agreed):
+            # Clients that refuse to confirm could be all that links two parts of the circle.
+            raise RoundError("too few of this client's neighbours signed the survivors")
 
     # What they share
 
@@ -341,16 +355,6 @@ class MaskingClient:
 
     def _signed(self, answer: A) -> A:
         return replace(answer, signature=self._identity.sign(answer.statement()))
-
-
-def _opened(cohort: Cohort, key: bytes, sealed: bytes, kinds: list[int]) -> bytes:
-    """The pieces of a peer's share; only a mark where it sent this client rubbish."""
-    spans = [cohort.pieces[kind] for kind in kinds]
-    try:
-        share = shamir.unpack_shares(open_(key, sealed, b""), cohort.words)
-    except MessageError:
-        return bytes(1 + packed_size(sum(at.stop - at.start for at in spans)))
-    return b"\x01" + shamir.pack_shares(np.concatenate([share[at] for at in spans]))
 
 
 def _pieces_of(data: bytes, size: int) -> list[bytes]:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from tacit.privacy import validate
 from tacit.privacy.discrete import layers
-from tacit.privacy.errors import ConfigError
+from tacit.privacy.errors import ConfigError, RoundError
 from tacit.privacy.secagg import graph
 from tacit.privacy.secagg.messages import unpack_roster
 
@@ -59,8 +59,13 @@ class Rules:
         return graph.choose(size, self.collusion, self.dropout)
 
     def layers(self, clients: int) -> int:
-        """How many of ``clients`` may drop, at most what leaves ``minimum`` of them."""
-        return max(0, min(layers.tolerated(clients, self.dropout), clients - self.minimum))
+        """How many of ``clients`` may drop: what is left has to be enough for the sum.
+
+        Enough is ``minimum``, the `quorum`, and one more than the threshold of the complete
+        graph, since no client holds a share of its own secrets.
+        """
+        least = max(self.minimum, self.quorum(clients), 2 * (clients - 1) // 3 + 2)
+        return max(0, min(layers.tolerated(clients, self.dropout), clients - least))
 
     def quorum(self, size: int) -> int:
         """Signatures on one set of survivors: more than two thirds of the roster."""
@@ -76,11 +81,17 @@ class Cohort:
 
     Raises:
         MessageError: the roster is malformed.
+        RoundError: it has fewer or more clients than the rules allow.
     """
 
     def __init__(self, entries: bytes, rules: Rules) -> None:
         self.entries = {entry.client: entry for entry in unpack_roster(entries)}
         self.rules, self.size = rules, len(self.entries)
+        if not rules.minimum <= self.size <= rules.largest:
+            raise RoundError(
+                f"a roster of {self.size} clients isn't between "
+                f"minimum={rules.minimum} and largest={rules.largest}"
+            )
         self.digest = hashlib.sha256(b"tacit roster\x00" + entries).digest()
         self.clients = list(self.entries)
         self.position = {client: i for i, client in enumerate(self.clients)}
@@ -126,6 +137,19 @@ class Cohort:
         return {
             i: slice(end - size, end) for i, (size, end) in enumerate(zip(sizes, ends, strict=True))
         }
+
+    def spans(self, kinds: Iterable[int]) -> dict[int, slice]:
+        """Where pieces of these kinds are when only they follow each other."""
+        found, end = {}, 0
+        for kind in kinds:
+            size = self.pieces[kind].stop - self.pieces[kind].start
+            found[kind] = slice(end, end + size)
+            end += size
+        return found
+
+    def count(self, kinds: Iterable[int]) -> int:
+        """Words of the pieces of these kinds."""
+        return sum(self.pieces[kind].stop - self.pieces[kind].start for kind in kinds)
 
     @property
     def words(self) -> int:

@@ -82,7 +82,7 @@ class PinnedDirectory:
                 f"directory {path} can't be read: {error.strerror}",
                 "each client needs everybody's public keys before the first round",
             ) from error
-        except (ValueError, AttributeError, TypeError) as error:
+        except (ConfigError, ValueError, AttributeError, TypeError) as error:
             raise StorageError(f"directory {path} isn't one: {error}") from error
 
 

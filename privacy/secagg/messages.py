@@ -16,7 +16,6 @@ those of `tacit.privacy.messages`.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -90,7 +89,7 @@ class Answer(SessionMessage):
     def statement(self) -> bytes:
         """What the signature covers: the whole message but itself."""
         bare = dataclasses.replace(self, signature=b"")
-        return derive("answer", hashlib.sha256(bare.encode()).digest())
+        return derive("answer", bare.digest())
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -146,11 +145,13 @@ class Masked(Answer):
     """Client to coordinator: its masked vector.
 
     Attributes:
+        members: with whom it shares masks, as it was told.
         words: packed (`tacit.privacy.secagg.words`).
     """
 
     kind: ClassVar[str] = "masked"
 
+    members: bytes
     words: bytes
 
 

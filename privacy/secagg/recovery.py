@@ -9,7 +9,7 @@ mask can't be taken off, and the error names it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,6 +32,23 @@ from tacit.privacy.secagg.words import Array, Words
 Words32 = NDArray[np.uint32]
 
 
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Which pieces are revealed, of which peers.
+
+    Attributes:
+        survivors: whose self-mask, and noise that is surplus, is to be known.
+        kinds: of pieces: of the dropped, of the survivors.
+    """
+
+    survivors: frozenset[int]
+    kinds: tuple[list[int], list[int]]
+
+    def of(self, peer: int) -> list[int]:
+        """The kinds of one peer's pieces."""
+        return self.kinds[peer in self.survivors]
+
+
 @dataclass
 class Pieces:
     """What one client revealed.
@@ -39,71 +56,62 @@ class Pieces:
     Attributes:
         session: of the round.
         holder: who revealed it.
-        of: for each dealer, its pieces by their kind.
+        of: for each dealer, the words of its pieces, one after the other.
     """
 
     session: str
     holder: int
-    of: dict[int, dict[int, Words32]]
+    of: dict[int, Words32]
 
     @classmethod
     def parse(
-        cls,
-        answer: Revealed,
-        cohort: Cohort,
-        kinds: Callable[[int], list[int]],
-        peers: Sequence[int],
+        cls, answer: Revealed, cohort: Cohort, wanted: Wanted, peers: Sequence[int]
     ) -> Pieces:
         """Reads an answer that has one share for each of ``peers``.
 
         Raises:
             MessageError: it is too short or too long, or a share is out of range.
         """
-        data, offset = answer.shares, 0
-        of: dict[int, dict[int, Words32]] = {}
-        for peer in peers:
-            wanted = kinds(peer)
-            spans = [cohort.pieces[kind] for kind in wanted]
-            lengths = [at.stop - at.start for at in spans]
-            size = 1 + packed_size(sum(lengths))
-            part, offset = data[offset : offset + size], offset + size
-            if len(part) != size or part[0] > 1:
-                raise MessageError("revealed shares are cut short or malformed")
-            if part[0] == 1:
-                words = shamir.unpack_shares(part[1:], sum(lengths))
-                ends = np.cumsum(lengths)[:-1]
-                of[peer] = dict(zip(wanted, np.split(words, ends), strict=True))
-        if offset != len(data):
-            raise MessageError("revealed shares are too long")
+        data = np.frombuffer(answer.shares, dtype=np.uint8)
+        counts = [cohort.count(kinds) for kinds in wanted.kinds]
+        sizes = np.array([1 + packed_size(counts[k in wanted.survivors]) for k in peers], dtype=int)
+        if sizes.sum() != data.size:
+            raise MessageError("revealed shares should be one for each neighbour")
+        starts, of = np.cumsum(sizes) - sizes, {}
+        for survived, count in enumerate(counts):
+            alike = [i for i, k in enumerate(peers) if (k in wanted.survivors) == survived]
+            rows = data[starts[alike][:, None] + np.arange(1 + packed_size(count))]
+            shares, valid = shamir.unpack_all(rows[:, 1:], count)
+            for i, mark, blank, fine, share in zip(
+                alike, rows[:, 0], ~rows.any(axis=1), valid, shares, strict=True
+            ):
+                if not (blank or (mark == 1 and fine)):
+                    raise MessageError("a revealed share is malformed")
+                if mark:
+                    of[peers[i]] = share
         return cls(answer.session, answer.client, of)
 
-    def verify(self, cohort: Cohort, shares: Mapping[int, Shares]) -> int:
-        """Drops the pieces that their dealers didn't commit to; returns how many those are."""
-        bad = 0
-        for dealer in list(self.of):
-            place = cohort.place(self.holder, dealer) * len(cohort.pieces)
-            said, share = shares[dealer].commitments, self.of[dealer]
-            starts = {kind: (place + kind) * COMMITMENT_BYTES for kind in share}
-            due = {kind: said[at : at + COMMITMENT_BYTES] for kind, at in starts.items()}
-            if self._committed(dealer) != due:
-                bad += 1
-                del self.of[dealer]
-        return bad
-
-    def _committed(self, dealer: int) -> dict[int, bytes]:
-        """What the dealer must have said, if these are its pieces."""
-        share, pieces, end = self.of[dealer], {}, 0
-        for kind, words in share.items():
-            pieces[kind] = slice(end, end + len(words))
-            end += len(words)
-        whole = np.concatenate(list(share.values()))
-        return commitments(self.session, dealer, self.holder, whole, pieces)
+    def verify(self, cohort: Cohort, wanted: Wanted, shares: Mapping[int, Shares]) -> int:
+        """Drops the shares that their dealers didn't commit to; returns how many those are."""
+        spans = [cohort.spans(kinds) for kinds in wanted.kinds]
+        wrong = []
+        for dealer, share in self.of.items():
+            place, said = cohort.place(self.holder, dealer), shares[dealer].commitments
+            first = place * len(cohort.pieces) * COMMITMENT_BYTES
+            at = {kind: first + kind * COMMITMENT_BYTES for kind in wanted.of(dealer)}
+            due = {kind: said[start : start + COMMITMENT_BYTES] for kind, start in at.items()}
+            pieces = spans[dealer in wanted.survivors]
+            if commitments(self.session, dealer, self.holder, share, pieces) != due:
+                wrong.append(dealer)
+        for dealer in wrong:
+            del self.of[dealer]
+        return len(wrong)
 
 
 def recovered(
     session: str,
     cohort: Cohort,
-    clients: tuple[list[int], list[int]],
+    clients: tuple[list[int], Wanted],
     pieces: Sequence[Pieces],
     total: Array,
     words: Words,
@@ -113,7 +121,7 @@ def recovered(
     Args:
         session: of the round.
         cohort: its roster.
-        clients: members and survivors.
+        clients: the members, and what was wanted of them.
         pieces: what was revealed.
         total: the sum of the survivors' masked vectors.
         words: of the vectors.
@@ -124,12 +132,14 @@ def recovered(
     Raises:
         RoundError: fewer than the threshold know a secret, or it isn't what it should be.
     """
-    members, survivors = clients
-    dropped = [k for k in members if k not in set(survivors)]
-    secrets = _interpolated(cohort, members, pieces)
+    members, wanted = clients
+    present = wanted.survivors
+    survivors = sorted(present)
+    dropped = [k for k in members if k not in present]
+    secrets = _interpolated(cohort, members, wanted, pieces)
     added: list[bytes] = []
     subtracted = [self_mask(secrets[client][0], session) for client in survivors]
-    present, packed = set(survivors), pack_members(members)
+    packed = pack_members(members)
     for client in dropped:
         pair = KeyPair.from_bytes(secrets[client][0])
         if pair.public != cohort.entries[client].mask:
@@ -145,11 +155,12 @@ def recovered(
 
 
 def _interpolated(
-    cohort: Cohort, members: Sequence[int], pieces: Sequence[Pieces]
+    cohort: Cohort, members: Sequence[int], wanted: Wanted, pieces: Sequence[Pieces]
 ) -> dict[int, list[bytes]]:
     """Each member's revealed secrets, from the first t shares of it."""
     needed = cohort.threshold
-    alike: dict[tuple[int, ...], list[tuple[int, Words32, list[int]]]] = {}
+    spans = [cohort.spans(kinds) for kinds in wanted.kinds]
+    alike: dict[tuple[int, ...], list[tuple[int, Words32]]] = {}
     for dealer in members:
         held = [p for p in pieces if dealer in p.of][:needed]
         if len(held) < needed:
@@ -157,19 +168,18 @@ def _interpolated(
                 f"{len(held)} shares of client {dealer} were revealed; {needed} have to",
                 "too many clients dropped; resume for another attempt",
             )
-        rows = np.stack([np.concatenate(list(p.of[dealer].values())) for p in held])
-        lengths = [len(words) for words in held[0].of[dealer].values()]
         points = tuple(cohort.point(p.holder) for p in held)
-        alike.setdefault(points, []).append((dealer, rows, lengths))
+        rows = np.stack([p.of[dealer] for p in held])
+        alike.setdefault(points, []).append((dealer, rows))
     found: dict[int, list[bytes]] = {}
     for points, group in alike.items():
         weights = shamir.weights(np.array(points))
-        whole = shamir.combine(weights, np.concatenate([rows for _, rows, _ in group], axis=1))
-        ends = np.cumsum([rows.shape[1] for _, rows, _ in group])[:-1]
-        for (dealer, _, lengths), words in zip(group, np.split(whole, ends), strict=True):
+        whole = shamir.combine(weights, np.concatenate([rows for _, rows in group], axis=1))
+        ends = np.cumsum([rows.shape[1] for _, rows in group])[:-1]
+        for (dealer, _), words in zip(group, np.split(whole, ends), strict=True):
+            own = spans[dealer in wanted.survivors].values()
             try:
-                parts = np.split(words, np.cumsum(lengths)[:-1])
-                found[dealer] = [shamir.to_bytes(part) for part in parts]
+                found[dealer] = [shamir.to_bytes(words[at]) for at in own]
             except MessageError as error:
                 raise _inconsistent(dealer) from error
     return found

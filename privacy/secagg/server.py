@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from tacit.privacy.errors import MessageError, RoundError
 from tacit.privacy.secagg.cohort import Rules, cohort
 from tacit.privacy.secagg.directory import Directory
-from tacit.privacy.secagg.keys import verify
+from tacit.privacy.secagg.keys import KeyPair, verify
 from tacit.privacy.secagg.messages import (
     KEY_BYTES,
     Advertisement,
@@ -40,7 +40,7 @@ from tacit.privacy.secagg.messages import (
     pack_roster,
     pack_signed,
 )
-from tacit.privacy.secagg.recovery import Pieces, recovered
+from tacit.privacy.secagg.recovery import Pieces, Wanted, recovered
 from tacit.privacy.secagg.secrets import COMMITMENT_BYTES, TAG_BYTES, packed_size
 from tacit.privacy.secagg.words import Words
 
@@ -74,11 +74,13 @@ class AggregatingServer:
         self._words, self._length, self._asked = words, length, set(asked)
         self._phase: Phase = "advertise"
         self._entries: dict[int, Entry] = {}
+        self._keys: set[bytes] = set()
+        self._probe = KeyPair.generate()
         self._shares: dict[int, Shares] = {}
         self._confirmed: dict[int, bytes] = {}
         self._pieces: dict[int, Pieces] = {}
         self._sum = words.zeros(length)
-        self._in_sum: list[int] = []
+        self._in_sum: set[int] = set()
         self.members: list[int] = []
         self.survivors: list[int] = []
 
@@ -89,18 +91,23 @@ class AggregatingServer:
         self._expect("advertise", answer, self._entries)
         if len(answer.channel) != KEY_BYTES or len(answer.mask) != KEY_BYTES:
             raise MessageError("an advertisement's keys should have 32 bytes each")
-        taken = {key for e in self._entries.values() for key in (e.channel, e.mask)}
-        if answer.channel == answer.mask or taken & {answer.channel, answer.mask}:
+        keys = {answer.channel, answer.mask}
+        if len(keys) != 2 or self._keys & keys:
             raise MessageError(f"client {answer.client} advertises a key that is taken")
+        # Any pair does: a point of low order, refused here, would stop every neighbour.
+        for key in keys:
+            self._probe.exchange(key)
+        self._keys |= keys
         self._entries[answer.client] = Entry(
             answer.client, answer.channel, answer.mask, answer.signature
         )
 
     def roster(self) -> Roster:
         """Closes the roster."""
-        self._close("advertise", "share", len(self._entries), self._rules.minimum, "advertised")
+        self._in("advertise")
+        self._close("done", len(self._entries), self._rules.minimum, "advertised")
         entries = pack_roster(self._entries.values())
-        self.cohort = cohort(entries, self._rules)
+        self.cohort, self._phase = cohort(entries, self._rules), "share"
         return Roster(*self._place, self.session, entries)
 
     # 2. Shares
@@ -117,10 +124,13 @@ class AggregatingServer:
 
     def close_shares(self) -> bytes:
         """Closes the set of members, and returns it packed, for the task."""
-        least = max(self._rules.minimum, self.cohort.threshold)
-        self._close("share", "mask", len(self._shares), least, "shared")
+        self._in("share")
+        quorum = self._rules.quorum(self.cohort.size)
+        least = max(self._rules.minimum, self.cohort.threshold, quorum)
+        self._close("mask", len(self._shares), least, "shared")
         self.members = sorted(self._shares)
-        return pack_members(self.members)
+        self._packed = pack_members(self.members)
+        return self._packed
 
     @property
     def _ciphertext(self) -> int:
@@ -131,38 +141,38 @@ class AggregatingServer:
     def masked(self, answer: Masked) -> None:
         """Adds a client's vector to the sum; it isn't kept."""
         self._expect("mask", answer, self._in_sum, self._shares)
+        if answer.members != self._packed:
+            raise MessageError(f"client {answer.client} was told of other members")
         self._words.add_into(self._sum, self._words.unpack(answer.words, self._length))
-        self._in_sum.append(answer.client)
+        self._in_sum.add(answer.client)
 
     def close_masked(self) -> Survivors:
         """Closes the sum; a vector that comes later is refused."""
+        self._in("mask")
         least = max(self._rules.minimum, len(self.members) - self._rules.layers(len(self.members)))
-        self._close("mask", "confirm", len(self._in_sum), least, "sent a vector")
+        self._close("confirm", len(self._in_sum), least, "sent a vector")
         self.survivors = sorted(self._in_sum)
-        return Survivors(*self._place, self.session, pack_members(self.survivors))
+        dropped, count = len(self.members) - len(self.survivors), len(self.members)
+        kinds = [self.cohort.revealed(is_in, dropped, count) for is_in in (False, True)]
+        self._wanted = Wanted(frozenset(self._in_sum), (kinds[0], kinds[1]))
+        packed = pack_members(self.survivors)
+        self._agreed = agreement(self.session, self.cohort.digest, self._packed, packed)
+        return Survivors(*self._place, self.session, packed)
 
     # 4. Survivors
 
     def confirmed(self, answer: Confirmation) -> None:
         """Takes a client's signature on the survivors."""
-        if answer.agreed != self._agreement:
+        self._expect("confirm", answer, self._confirmed, self._in_sum)
+        if answer.agreed != self._agreed:
             raise MessageError(f"client {answer.client} signed another set of survivors")
-        self._expect("confirm", answer, self._confirmed, self.survivors)
         self._confirmed[answer.client] = answer.signature
-
-    @property
-    def _agreement(self) -> bytes:
-        return agreement(
-            self.session,
-            self.cohort.digest,
-            pack_members(self.members),
-            pack_members(self.survivors),
-        )
 
     def close_confirmed(self) -> dict[int, Reveal]:
         """What to ask of each client that confirmed."""
+        self._in("confirm")
         quorum = self._rules.quorum(self.cohort.size)
-        self._close("confirm", "reveal", len(self._confirmed), quorum, "confirmed")
+        self._close("reveal", len(self._confirmed), quorum, "confirmed")
         signed = pack_signed(sorted(self._confirmed.items()))
         return {
             client: Reveal(*self._place, self.session, signed, self._addressed(client))
@@ -185,14 +195,10 @@ class AggregatingServer:
     def revealed(self, answer: Revealed) -> int:
         """Takes a client's shares; returns how many of them weren't what their dealers dealt."""
         self._expect("reveal", answer, self._pieces, self._confirmed)
-        pieces = Pieces.parse(answer, self.cohort, self._kinds, self._peers(answer.client))
-        bad = pieces.verify(self.cohort, self._shares)
+        pieces = Pieces.parse(answer, self.cohort, self._wanted, self._peers(answer.client))
+        bad = pieces.verify(self.cohort, self._wanted, self._shares)
         self._pieces[answer.client] = pieces
         return bad
-
-    def _kinds(self, peer: int) -> list[int]:
-        dropped = len(self.members) - len(self.survivors)
-        return self.cohort.revealed(peer in self.survivors, dropped, len(self.members))
 
     def total(self) -> tuple[NDArray[np.int64], int, list[bytes]]:
         """Removes the masks.
@@ -205,12 +211,13 @@ class AggregatingServer:
             RoundError: too few shares for the threshold, or a client dealt shares that don't
                 belong together.
         """
-        self._close("reveal", "done", len(self._pieces), self.cohort.threshold, "revealed")
+        self._in("reveal")
+        self._close("done", len(self._pieces), self.cohort.threshold, "revealed")
         dropped = len(self.members) - len(self.survivors)
         seeds = recovered(
             self.session,
             self.cohort,
-            (self.members, self.survivors),
+            (self.members, self._wanted),
             list(self._pieces.values()),
             self._sum,
             self._words,
@@ -234,9 +241,11 @@ class AggregatingServer:
         if public is None or not verify(public, answer.signature, answer.statement()):
             raise MessageError(f"an answer isn't signed by client {answer.client}")
 
-    def _close(self, phase: Phase, after: Phase, count: int, least: int, what: str) -> None:
+    def _in(self, phase: Phase) -> None:
         if self._phase != phase:
             raise RoundError(f"the session is in phase {self._phase!r}, not {phase!r}")
+
+    def _close(self, after: Phase, count: int, least: int, what: str) -> None:
         if count < least:
             self._phase = "done"
             raise RoundError(

@@ -175,6 +175,19 @@ def pack_all(shares: NDArray[np.uint32]) -> list[bytes]:
     return [row.tobytes() for row in np.concatenate([low, tops], axis=1)]
 
 
+def unpack_all(rows: NDArray[np.uint8], m: int) -> tuple[NDArray[np.uint32], NDArray[np.bool_]]:
+    """`unpack_shares` of every row of ``[n, 2 m + ceil(m / 8)]``.
+
+    Returns:
+        Shares ``[n, m]``, and for each row whether it is what `pack_shares` makes.
+    """
+    low = np.ascontiguousarray(rows[:, : 2 * m]).view("<u2")
+    bits = np.unpackbits(np.ascontiguousarray(rows[:, 2 * m :]), axis=1, bitorder="little")
+    tops = bits[:, :m]
+    wrong = bits[:, m:].any(axis=1) | ((low != 0) & (tops == 1)).any(axis=1)
+    return low.astype(np.uint32) + (tops.astype(np.uint32) << 16), ~wrong
+
+
 def unpack_shares(data: bytes, m: int) -> NDArray[np.uint32]:
     """Reads ``m`` shares.
 

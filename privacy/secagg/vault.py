@@ -2,10 +2,12 @@
 
 Guarantees: `Vault.open` accepts a session only if it is newer than every earlier one of its
 run and purpose; `Vault.advance` moves a session forward by one phase, once, with what was
-decided in it, and is on disk before it returns (SQLite, synchronous=FULL). A client that is
+decided in it, and is on disk before it returns (SQLite, synchronous=EXTRA). A client that is
 killed and started again has given each answer or not given it; it can't give another.
 Secrets of a session are deleted when the next one of its run and purpose begins.
 It doesn't encrypt the file: its rights are the owner's only, and who reads it is the client.
+What was deleted is overwritten in the file, but not where the file system kept its journals.
+Nor does it notice that an older copy of the file was put back, or that it is gone.
 """
 
 from __future__ import annotations
@@ -44,13 +46,19 @@ class Vault:
     def __init__(self, path: Path | None) -> None:
         with _explained(path):
             if path is not None:
-                os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+                file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+                try:
+                    os.fchmod(file, 0o600)
+                finally:
+                    os.close(file)
             self._path = path
             self._db = sqlite3.connect(path or ":memory:", timeout=60, isolation_level=None)
             self._db.execute("PRAGMA secure_delete=ON")
             if path is not None:
                 self._db.execute("PRAGMA journal_mode=DELETE")
-                self._db.execute("PRAGMA synchronous=FULL")
+                # FULL wouldn't sync the folder: after a power cut the journal, deleted at the
+                # commit, could be back and undo it.
+                self._db.execute("PRAGMA synchronous=EXTRA")
             self._db.executescript(_SCHEMA)
 
     def close(self) -> None:
@@ -135,10 +143,11 @@ class Vault:
             self._db.execute("BEGIN IMMEDIATE")
             try:
                 yield self._db
-            except (RoundError, sqlite3.Error):
-                self._db.execute("ROLLBACK")
-                raise
-            self._db.execute("COMMIT")
+                self._db.execute("COMMIT")
+            finally:
+                # Also where the commit failed: this connection would read what isn't on disk.
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
 
 
 @contextlib.contextmanager

@@ -15,9 +15,12 @@ from tacit.client.trainer import Trainer
 from tacit.configs import build
 from tacit.configs.spec import RunSpec
 from tacit.tasks.task import Task
+from tacit.tasks.task import plan as privacy_plan
 
 BASE = (
     "experiment=none",
+    "mechanism=central",
+    "aggregation=plain",
     "clients=20",
     "cohort=5",
     "rounds=3",
@@ -52,7 +55,7 @@ def make_trainer(model: Callable[[], nn.Module], *overrides: str, **fields: Any)
         data=lambda k: (np.zeros((0, 1)), np.zeros(0)),
         **{"examples_per_client": 10, **fields},
     )
-    return Trainer(task, spec, build.privacy_plan(spec, task.examples_per_client))
+    return Trainer(task, spec, privacy_plan(task, spec))
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from tacit.client import guard
 from tacit.client.trainer import Trainer
-from tacit.configs import build
+from tacit.configs.planning import privacy_plan
 from tacit.privacy.errors import ModelError, RoundError
 from tacit.privacy.noise import Randomness
 from tacit.tasks import models, vector
@@ -340,5 +340,5 @@ def test_every_setting_of_the_mechanism_is_in_the_digest(spec_of: Callable[..., 
         ("privacy.record=none",),
         ("privacy.record=none", "weighting=examples"),
     ]
-    digests = {build.privacy_plan(spec_of(*o), 10).digest() for o in overrides}  # type: ignore[arg-type]
+    digests = {privacy_plan(spec_of(*o), 10, 10).digest() for o in overrides}  # type: ignore[arg-type]
     assert len(digests) == len(overrides)

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tacit.client.update import prepare
-from tacit.configs import build
+from tacit.configs.planning import privacy_plan
 from tacit.configs.spec import RunSpec
 from tacit.privacy.plan import PrivacyPlan
 
@@ -21,7 +21,7 @@ WEIGHTED = ("weighting=examples", "weighting.cap=10")
 
 @pytest.fixture(scope="module")
 def plan(spec_of: Spec) -> Callable[..., PrivacyPlan]:
-    return lambda *overrides: build.privacy_plan(spec_of(*overrides), 10)
+    return lambda *overrides: privacy_plan(spec_of(*overrides), 10, 10)
 
 
 def vector(*values: float) -> np.ndarray:

@@ -9,6 +9,7 @@ import math
 import pytest
 
 from tacit.configs import build
+from tacit.configs.planning import local_steps, privacy_plan
 from tacit.configs.spec import RunSpec
 from tacit.privacy.errors import ConfigError
 from tacit.privacy.plan import PrivacyPlan
@@ -16,6 +17,8 @@ from tacit.privacy.plan import PrivacyPlan
 # Every number that a test depends on is stated here, never taken from the YAML.
 SMALL = (
     "experiment=none",
+    "mechanism=central",
+    "aggregation=plain",
     "clients=40",
     "cohort=8",
     "rounds=5",
@@ -39,13 +42,13 @@ def composed(*overrides: str) -> RunSpec:
 
 
 def planned(*overrides: str, examples: int | None = 10) -> PrivacyPlan:
-    return build.privacy_plan(composed(*overrides), examples)
+    return privacy_plan(composed(*overrides), examples, 10)
 
 
 def refusal(*overrides: str) -> ConfigError:
     """The error of a command line, wherever before the first message it is raised."""
     with pytest.raises(ConfigError) as caught:
-        build.privacy_plan(build.compose(list(overrides)), 10).digest()
+        privacy_plan(build.compose(list(overrides)), 10, 10).digest()
     assert "\n" not in str(caught.value)
     return caught.value
 
@@ -396,11 +399,11 @@ def test_local_steps_of_epochs_round_up(epochs: int, rate: float, steps: int) ->
         f"local.epochs={epochs}",
         f"privacy.record.sampling_rate={rate}",
     )
-    assert build.local_steps(composed(*overrides)) == steps
+    assert local_steps(composed(*overrides)) == steps
     unit = planned(*overrides).record
     assert unit is not None
     assert unit.steps == steps == math.ceil(epochs / rate)
 
 
 def test_local_steps_that_are_set_dont_depend_on_the_rate() -> None:
-    assert build.local_steps(composed("privacy.record.sampling_rate=0.1")) == 3
+    assert local_steps(composed("privacy.record.sampling_rate=0.1")) == 3

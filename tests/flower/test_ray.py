@@ -22,6 +22,7 @@ PROJECT = Path(__file__).parents[2] / "docs" / "flower"
 NODES = 6
 SETTINGS = (
     f"clients={NODES} cohort={NODES} rounds=2 model=pixels evaluation=federated "
+    "mechanism=central aggregation=plain "
     "privacy.record.noise_multiplier=1.0 seed=3"
 )
 

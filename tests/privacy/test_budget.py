@@ -10,10 +10,11 @@ import pytest
 
 from tacit.privacy import ledger
 from tacit.privacy.budget import AllOf, EpsilonCap, caps
+from tacit.privacy.claims import Claim
 from tacit.privacy.errors import BudgetError, ConfigError
 from tacit.privacy.events import SampledGaussian
 from tacit.privacy.ledger import Spending
-from tacit.privacy.plan import Claim, ClientUnit, PrivacyPlan, RecordUnit
+from tacit.privacy.plan import ClientUnit, PrivacyPlan, RecordUnit
 
 CLIENT = ClientUnit(1.0, 1.2)
 RECORD = RecordUnit(1.0, 0.8, 0.1, 5, 32.0)

@@ -15,10 +15,11 @@ from hypothesis import strategies as st
 
 from tacit.privacy import ledger
 from tacit.privacy.accountant import Accountant
+from tacit.privacy.claims import Claim
 from tacit.privacy.errors import AccountingError
 from tacit.privacy.events import SampledGaussian
 from tacit.privacy.ledger import Spending, commit, leaf_bytes, leaf_hash, replay
-from tacit.privacy.plan import Claim, ClientUnit, Evaluation, PrivacyPlan, RecordUnit
+from tacit.privacy.plan import ClientUnit, Evaluation, PrivacyPlan, RecordUnit
 
 DELTAS = {"client": 1e-4, "record": 1e-5}
 CLIENT = SampledGaussian(2.0, 0.2)

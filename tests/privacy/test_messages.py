@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from tacit.privacy.errors import MessageError
 from tacit.privacy.messages import (
+    EncodedReply,
     EvaluateReply,
     EvaluateRequest,
     Message,
@@ -23,7 +24,13 @@ from tacit.privacy.messages import (
     TrainRequest,
 )
 
-KINDS: list[type[Message]] = [TrainRequest, TrainReply, EvaluateRequest, EvaluateReply]
+KINDS: list[type[Message]] = [
+    TrainRequest,
+    TrainReply,
+    EvaluateRequest,
+    EvaluateReply,
+    EncodedReply,
+]
 
 text = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 whole = st.integers(0, 2**53 - 1)
@@ -36,6 +43,7 @@ FIELD = {
     "int": whole,
     "float": st.floats(allow_nan=False, allow_infinity=False),
     "Vector": vectors,
+    "bytes": st.binary(max_size=12),
 }
 
 
@@ -65,17 +73,30 @@ def framed(header: object, body: bytes = b"") -> bytes:
     return b"TCT1" + struct.pack("<I", len(data)) + data + body
 
 
-REQUEST = TrainRequest("run-a", 3, 1, "plan", "frozen", 1.5, np.array([1.0, -2.0], np.float32))
+REQUEST = TrainRequest(
+    "run-a", 3, 1, "plan", "frozen", 1.5, 12, b"\x07ab", np.array([1.0, -2.0], np.float32)
+)
 SAMPLES: list[Message] = [
     REQUEST,
     TrainReply("run-a", 3, 1, np.array([0.5, 7.0, -0.0], np.float32), np.array([-0.5], np.float32)),
-    EvaluateRequest("run-a", 3, 1, "plan", "frozen", np.array([1.0], np.float32)),
+    EvaluateRequest("run-a", 3, 1, "plan", "frozen", 0.0, 0, b"", np.array([1.0], np.float32)),
     EvaluateReply("run-a", 3, 1, np.array([0.25, 1.0, 0.5], np.float32)),
+    EncodedReply("run-a", 3, 1, b"\x00\x01\xff\x7f", b"sixteen bytes ..."),
 ]
+MEMBERS = {"name": "members", "length": 0}
+PARAMETERS = {"name": "parameters", "length": 1}
 HEADER = {
     "kind": "train-request",
-    "fields": {"run": "r", "round": 1, "attempt": 0, "plan": "p", "frozen": "f", "clip": 1.0},
-    "arrays": [{"name": "parameters", "length": 1}],
+    "fields": {
+        "run": "r",
+        "round": 1,
+        "attempt": 0,
+        "plan": "p",
+        "frozen": "f",
+        "clip": 1.0,
+        "clients": 0,
+    },
+    "arrays": [MEMBERS, {"name": "parameters", "length": 1}],
 }
 
 
@@ -113,7 +134,7 @@ def test_what_is_encoded_is_decoded(kind: type[Message], data: st.DataObject) ->
     ],
 )
 def test_a_float_is_decoded_to_the_same_float(clip: float) -> None:
-    request = TrainRequest("r", 1, 0, "p", "f", clip, np.zeros(1, np.float32))
+    request = TrainRequest("r", 1, 0, "p", "f", clip, 0, b"", np.zeros(1, np.float32))
     decoded = TrainRequest.decode(request.encode())
     assert type(decoded.clip) is float
     assert decoded.clip == clip
@@ -164,6 +185,8 @@ def test_a_reply_holds_nothing_but_its_address_and_vectors() -> None:
         beyond = {f.name: str(f.type) for f in fields(kind)}
         assert {beyond.pop(name) for name in ("run", "round", "attempt")} == {"str", "int"}
         assert set(beyond.values()) == {"Vector"}
+    encoded = {f.name: str(f.type) for f in fields(EncodedReply)}
+    assert set(encoded) - {"run", "round", "attempt"} == {"words", "chain"}
 
 
 # Damage
@@ -246,33 +269,47 @@ def test_the_header_that_the_next_tests_spoil_is_a_good_one() -> None:
         header(arrays={}),
         header(arrays=None),
         header(arrays=[]),
-        header(arrays=["parameters"]),
-        header(arrays=[{}]),
-        header(arrays=[{"name": "parameters"}]),
-        header(arrays=[{"length": 1}]),
-        header(arrays=[{"name": "parameters", "length": 1, "dtype": "<f8"}]),
-        header(arrays=[{"name": None, "length": 1}]),
-        header(arrays=[{"name": ["parameters"], "length": 1}]),
-        header(arrays=[{"name": "parameters", "length": "1"}]),
-        header(arrays=[{"name": "parameters", "length": 1.5}]),
-        header(arrays=[{"name": "parameters", "length": True}]),
-        header(arrays=[{"name": "parameters", "length": None}]),
-        header(arrays=[{"name": "parameters", "length": -1}]),
-        header(arrays=[{"name": "parameters", "length": 2}]),
-        header(arrays=[{"name": "parameters", "length": 0}]),
-        header(arrays=[{"name": "parameters", "length": 2**62}]),
-        header(arrays=[{"name": "parameters", "length": 10**400}]),
-        header(arrays=[{"name": "parameters", "length": -(10**400)}]),
-        header(arrays=[{"name": "parameters", "length": 2}, {"name": "x", "length": -1}]),
+        header(arrays=[MEMBERS, "parameters"]),
+        header(arrays=[MEMBERS, {}]),
+        header(arrays=[MEMBERS, {"name": "parameters"}]),
+        header(arrays=[MEMBERS, {"length": 1}]),
+        header(arrays=[MEMBERS, {"name": "parameters", "length": 1, "dtype": "<f8"}]),
+        header(arrays=[MEMBERS, {"name": None, "length": 1}]),
+        header(arrays=[MEMBERS, {"name": ["parameters"], "length": 1}]),
+        header(arrays=[MEMBERS, {"name": "parameters", "length": "1"}]),
+        header(arrays=[MEMBERS, {"name": "parameters", "length": 1.5}]),
+        header(arrays=[MEMBERS, {"name": "parameters", "length": True}]),
+        header(arrays=[MEMBERS, {"name": "parameters", "length": None}]),
+        header(arrays=[MEMBERS, {"name": "parameters", "length": -1}]),
+        header(arrays=[MEMBERS, {"name": "parameters", "length": 2}]),
+        header(arrays=[MEMBERS, {"name": "parameters", "length": 0}]),
+        header(arrays=[MEMBERS, {"name": "parameters", "length": 2**62}]),
+        header(arrays=[MEMBERS, {"name": "parameters", "length": 10**400}]),
+        header(arrays=[MEMBERS, {"name": "parameters", "length": -(10**400)}]),
+        header(arrays=[MEMBERS, {"name": "parameters", "length": 2}, {"name": "x", "length": -1}]),
         # The lengths add up to the body's, by going back over it.
-        header(arrays=[{"name": "parameters", "length": n} for n in (-1, 2)]),
-        header(arrays=[{"name": "parameters", "length": n} for n in (1, 0)]),
-        header(arrays=[{"name": "parameters", "length": n} for n in (0, 1)]),
-        header(arrays=[{"name": "clip", "length": 0}, {"name": "parameters", "length": 1}]),
+        header(arrays=[MEMBERS, *({"name": "parameters", "length": n} for n in (-1, 2))]),
+        header(arrays=[MEMBERS, *({"name": "parameters", "length": n} for n in (1, 0))]),
+        header(arrays=[MEMBERS, *({"name": "parameters", "length": n} for n in (0, 1))]),
+        header(
+            arrays=[MEMBERS, {"name": "clip", "length": 0}, {"name": "parameters", "length": 1}]
+        ),
+        header(arrays=[{"name": "members", "length": -4}, {"name": "parameters", "length": 2}]),
+        header(arrays=[{"name": "members", "length": 1}, {"name": "parameters", "length": 1}]),
+        header(arrays=[{"name": "parameters", "length": 1}]),
+        header(arrays=[{"name": "parameters", "length": 1}, MEMBERS]),
+        header(arrays=[MEMBERS, MEMBERS, {"name": "parameters", "length": 1}]),
+        scalars(members=""),
+        scalars(clients=-1),
+        scalars(clients=1.5),
+        scalars(clients=True),
+        scalars(clients=None),
         scalars(parameters=1.0),
-        header(arrays=[{"name": "gradient", "length": 1}]),
-        header(arrays=[{"name": "run", "length": 0}, {"name": "parameters", "length": 1}]),
-        header(arrays=[{"name": "parameters", "length": 1}, {"name": "vote", "length": 0}]),
+        header(arrays=[MEMBERS, {"name": "gradient", "length": 1}]),
+        header(arrays=[MEMBERS, {"name": "run", "length": 0}, {"name": "parameters", "length": 1}]),
+        header(
+            arrays=[MEMBERS, {"name": "parameters", "length": 1}, {"name": "vote", "length": 0}]
+        ),
         scalars(run=1),
         scalars(run=None),
         scalars(plan=["p"]),
@@ -308,8 +345,8 @@ def test_a_malformed_header_is_refused(bad: object) -> None:
 
 
 GOOD = (
-    b'{"arrays":[{"length":1,"name":"parameters"}],"fields":{"attempt":0,"clip":1,'
-    b'"frozen":"f","plan":"p","round":1,"run":"r"},"kind":"train-request"}'
+    b'{"arrays":[{"length":0,"name":"members"},{"length":1,"name":"parameters"}],'
+    b'"fields":{"attempt":0,"clients":0,"clip":1,"frozen":"f","plan":"p","round":1,"run":"r"},"kind":"train-request"}'
 )
 
 

@@ -12,17 +12,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tacit.privacy.accountant import Accountant
+from tacit.privacy.claims import Claim
+from tacit.privacy.discrete.lattice import Lattice
 from tacit.privacy.errors import ConfigError
 from tacit.privacy.events import SampledGaussian, collapse
 from tacit.privacy.noise import SimulationSource
 from tacit.privacy.plan import (
     AdaptiveClip,
-    Claim,
     ClientUnit,
     Evaluation,
     PrivacyPlan,
     RecordUnit,
 )
+from tacit.privacy.secagg.cohort import Rules
 
 CLIENT = ClientUnit(0.5, 1.2)
 RECORD = RecordUnit(1.0, 0.8, 0.1, 1, 32.0)
@@ -303,8 +305,27 @@ def test_no_counts_of_a_client_are_longer_than_the_declared_sensitivity(
 
 # Digest
 
+RULES = Rules(25, 90, 0.1, 2)
+UPDATES = Lattice(
+    dimension=100,
+    rotated=True,
+    bits=20,
+    norm=64.0,
+    conditional=True,
+    variance=1e4,
+    vote=11,
+)
+COUNTS = Lattice(dimension=3, rotated=False, bits=32, norm=1024.0, conditional=False, variance=1e7)
 FULL = plan(
-    client=ClientUnit(0.5, 1.2, AdaptiveClip(0.5, 0.2, 5.0)), record=RECORD, evaluation=EVALUATION
+    client=ClientUnit(0.5, 1.2, AdaptiveClip(0.5, 0.2, 5.0)),
+    record=RECORD,
+    evaluation=EVALUATION,
+    mechanism="skellam",
+    aggregation="secure",
+    rules=RULES,
+    updates=UPDATES,
+    counts=COUNTS,
+    projection=0.05,
 )
 WORDS = {
     "noise_source": "seeded-simulation",
@@ -320,6 +341,8 @@ def changed(value: object, name: str) -> object:
         return 8
     if isinstance(value, str):
         return WORDS[name]
+    if isinstance(value, bool):
+        return not value
     return value + 1 if isinstance(value, int) else value * 0.75 + 0.01
 
 
@@ -353,10 +376,12 @@ def test_the_digest_changes_with_every_field(path: tuple[str, ...], value: objec
 
 def test_the_walk_over_the_fields_reaches_all_of_them() -> None:
     paths = {path for path, _ in variants(FULL)}
-    # 15 fields of the plan, 3 of the client unit, 3 of adaptive clipping, 5 of the record
-    # unit, 4 of evaluation. A new field comes to this test by itself and to this count by hand.
-    assert len(paths) == 30
+    # 19 fields of the plan, 3 of the client unit, 3 of adaptive clipping, 5 of the record
+    # unit, 4 of evaluation, 4 of the rules, 8 of each lattice. A new field comes to this test by
+    # itself and to this count by hand.
+    assert len(paths) == 54
     assert ("client", "adaptive", "count_noise") in paths
+    assert ("updates", "variance") in paths
 
 
 def test_no_two_changes_have_the_same_digest() -> None:
@@ -369,6 +394,12 @@ def test_equal_plans_have_equal_digests() -> None:
         client=ClientUnit(0.5, 1.2, AdaptiveClip(0.5, 0.2, 5.0)),
         record=RecordUnit(1.0, 0.8, 0.1, 1, 32.0),
         evaluation=Evaluation(5, 100, 4.0, 3.0),
+        mechanism="skellam",
+        aggregation="secure",
+        rules=Rules(25, 90, 0.1, 2),
+        updates=replace(UPDATES),
+        counts=replace(COUNTS),
+        projection=0.05,
     )
     assert again == FULL
     assert again.digest() == FULL.digest()

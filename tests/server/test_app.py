@@ -8,7 +8,8 @@ import pytest
 from flwr.app import Context, RecordDict
 
 from tacit.client.app import make_app
-from tacit.privacy.errors import ConfigError
+from tacit.privacy.errors import ConfigError, StorageError
+from tacit.privacy.secagg.directory import enrol
 from tacit.server.app import main
 from tacit.server.home import Home
 from tacit.server.store import Store
@@ -32,10 +33,23 @@ def test_a_seed_is_refused_in_a_deployment(tmp_path: Path) -> None:
     assert not (tmp_path / "home").exists()
 
 
-def test_without_a_seed_it_runs_to_the_end(tmp_path: Path) -> None:
-    run(tmp_path / "home", f"{SETTINGS} seed=null")
+@pytest.mark.parametrize("how", ["", "mechanism=central aggregation=plain", "aggregation=plain"])
+def test_without_a_seed_it_runs_to_the_end(tmp_path: Path, how: str) -> None:
+    if not how:
+        # What clients and coordinator were given before the first round.
+        enrol(tmp_path / "home" / "clients", 4)
+    run(tmp_path / "home", f"{SETTINGS} seed=null {how}")
     store = Store(Home(tmp_path / "home"))
     (row,) = store.runs()
     assert (row["status"], row["round"]) == ("finished", 1)
     (charge, _) = store.leaves()
     assert charge["body"]["noise_source"] == "os-csprng"
+    if not how:
+        assert len(list((tmp_path / "home" / "clients").glob("*.vault"))) == 4
+
+
+def test_a_deployment_makes_no_identities_of_its_own(tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match="directory") as caught:
+        run(tmp_path / "home", f"{SETTINGS} seed=null")
+    assert "public keys" in caught.value.hint
+    assert Store(Home(tmp_path / "home")).leaves() == []

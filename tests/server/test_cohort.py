@@ -7,15 +7,18 @@ import pytest
 from scipy import stats
 
 from tacit.configs import build
+from tacit.configs.planning import privacy_plan
 from tacit.privacy import ledger, participation
 from tacit.privacy.noise import Randomness
 from tacit.privacy.plan import PrivacyPlan
 from tacit.server.cohort import Sampler
 
+CENTRAL = ("mechanism=central", "aggregation=plain")
+
 
 def plan(clients: int, cohort: float) -> PrivacyPlan:
-    spec = build.compose(["experiment=none", f"clients={clients}", f"cohort={cohort}"])
-    return build.privacy_plan(spec, 5)
+    spec = build.compose(["experiment=none", *CENTRAL, f"clients={clients}", f"cohort={cohort}"])
+    return privacy_plan(spec, 5, 10)
 
 
 @pytest.mark.parametrize("seed", [None, 0])

@@ -16,6 +16,7 @@ from scipy import stats
 from tacit import Task, simulate
 from tacit.client.app import make_app, number
 from tacit.configs import build, wire
+from tacit.configs.planning import privacy_plan
 from tacit.privacy.errors import BudgetError, ConfigError, RoundError
 from tacit.privacy.ledger import replay
 from tacit.privacy.messages import TrainReply, TrainRequest
@@ -65,6 +66,8 @@ def parameters(store: Store, run: str) -> np.ndarray:
 
 NOISELESS = [
     "experiment=none",
+    "mechanism=central",
+    "aggregation=plain",
     "clients=20",
     "cohort=20",
     "rounds=1",
@@ -189,6 +192,8 @@ def test_central_noise_has_the_planned_deviation(tiny: MakeTask, home: Home) -> 
     )
     settings = [
         "experiment=none",
+        "mechanism=central",
+        "aggregation=plain",
         "clients=20",
         "cohort=10",
         "rounds=60",
@@ -362,6 +367,8 @@ def test_adaptive_clipping_finds_the_quantile(tiny: MakeTask, home: Home) -> Non
 
     settings = [
         "experiment=none",
+        "mechanism=central",
+        "aggregation=plain",
         "clients=20",
         "cohort=20",
         "rounds=60",
@@ -401,6 +408,8 @@ def test_a_vote_that_is_no_vote_is_refused(tiny: MakeTask, home: Home) -> None:
 
     settings = [
         "experiment=none",
+        "mechanism=central",
+        "aggregation=plain",
         "clients=20",
         "cohort=20",
         "rounds=1",
@@ -458,7 +467,7 @@ def test_federated_evaluation_is_charged_and_released(
 
 def test_federated_metrics_stay_in_range_under_any_noise() -> None:
     spec = build.compose(["evaluation=federated"])
-    how = build.privacy_plan(spec, 5).evaluation
+    how = privacy_plan(spec, 5, 10).evaluation
     assert how is not None
     rng = np.random.default_rng(0)
     for counts in rng.normal(size=(200, 3)) * 10:

@@ -15,7 +15,9 @@ from tacit.privacy.messages import EvaluateReply, EvaluateRequest, TrainReply
 from tacit.server.legs import Legs, census
 from tacit.simulations.grid import InProcessGrid
 
-REQUEST = EvaluateRequest("run", 1, 0, "plan", "frozen", np.arange(3, dtype=np.float32))
+REQUEST = EvaluateRequest(
+    "run", 1, 0, "plan", "frozen", 0.0, 0, b"", np.arange(3, dtype=np.float32)
+)
 
 
 def clients() -> ClientApp:

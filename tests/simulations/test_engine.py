@@ -20,6 +20,8 @@ MakeTask = Callable[..., Task]
 
 PLAIN = [
     "experiment=none",
+    "mechanism=central",
+    "aggregation=plain",
     "clients=20",
     "cohort=20",
     "rounds=1",
@@ -99,6 +101,8 @@ def test_the_global_generator_is_left_alone(
 def test_every_optimizer_learns(tiny: MakeTask, home: Home, optimizer: str) -> None:
     settings = [
         "experiment=none",
+        "mechanism=central",
+        "aggregation=plain",
         "clients=20",
         "cohort=20",
         "rounds=15",
@@ -124,6 +128,31 @@ def test_claims_are_recomputed_from_the_ledger(
         if row["epsilon"] is not None:
             assert row["cross_check"] >= row["epsilon"] * 0.999
             assert row["accountant"].startswith("dp-accounting")
+            assert row["method"] == "pld"
+
+
+def test_claims_of_shared_noise_are_recomputed_from_the_ledger(
+    tiny: MakeTask, secure: list[str], home: Home
+) -> None:
+    settings = [*secure, "cohort=15", "minimum_survivors=7", "secure.collusion=2"]
+    result = simulate(settings, task=tiny(), home=home.root)
+    rows = {(c["unit"], c["adversary"], c["amplified"]): c for c in result.claims}
+    names = {
+        "client": ("public", True),
+        "client_unamplified": ("public", False),
+        "client_coordinator": ("coordinator", False),
+        "client_collusion": ("collusion", False),
+    }
+    for name, (who, amplified) in names.items():
+        row = rows["client", who, amplified]
+        assert row["epsilon"] == pytest.approx(result.epsilon[name], rel=1e-6)
+        assert row["method"] == "rdp"
+        assert row["cross_check"] >= row["epsilon"] * 0.999
+    order = [result.epsilon[name] for name in names]
+    assert order == sorted(order)
+    assert rows["client", "local", False]["epsilon"] > order[-1]
+    # Records are protected by DP-SGD in the clients, whatever becomes of the sum.
+    assert rows["record", "local", True]["method"] == "pld"
 
 
 def test_fewer_clients_than_the_task_has(tiny: MakeTask, overrides: list[str], home: Home) -> None:
@@ -146,6 +175,8 @@ def test_an_empty_client_and_one_with_a_single_record_take_part(home: Home) -> N
         for evaluation in ("public", "federated"):
             settings = [
                 "experiment=none",
+                "mechanism=central",
+                "aggregation=plain",
                 "clients=3",
                 "cohort=3",
                 "rounds=2",

@@ -14,6 +14,21 @@ TINY = [
     "rounds=3",
     "privacy.client.noise_multiplier=1.0",
     "privacy.record.noise_multiplier=1.0",
+    "mechanism=central",
+    "aggregation=plain",
+]
+
+# The same clients adding the noise themselves, seen by nobody.
+TINY_SECURE = [
+    "experiment=none",
+    "clients=20",
+    "cohort=12",
+    "minimum_survivors=5",
+    "rounds=3",
+    "privacy.client.noise_multiplier=1.0",
+    "privacy.record.noise_multiplier=1.0",
+    "mechanism=skellam",
+    "aggregation=secure",
 ]
 
 
