@@ -240,6 +240,8 @@ class RunSpec:
         minimum_survivors: fewest accepted updates with which a round is released. None: with
             noise in shares, all that may not drop where every client takes part, else a
             third of the cohort; with "central", everybody or 0.
+        attempts: how often a round that falls short of clients is attempted, each time with
+            another cohort and a new charge, before the run stops.
         threads: torch threads; part of the configuration since sums depend on it.
     """
 
@@ -254,6 +256,7 @@ class RunSpec:
     mechanism: str
     aggregation: str
     minimum_survivors: int | None
+    attempts: int
     threads: int
     secure: SecureSpec
     faults: FaultsSpec
@@ -271,6 +274,7 @@ class RunSpec:
         if not 0 < self.cohort <= self.clients:
             raise ConfigError(f"cohort={self.cohort:g} must be in (0, clients={self.clients}]")
         validate.at_least("rounds", self.rounds, 1)
+        validate.at_least("attempts", self.attempts, 1)
         validate.at_least("threads", self.threads, 1)
         if self.seed is not None and not 0 <= self.seed < 2**53:
             raise ConfigError(f"seed={self.seed} must be in [0, 2^53)")

@@ -52,5 +52,9 @@ class RoundError(TacitError):
     """A round that ended without a release; its charge stands."""
 
 
+class ShortfallError(RoundError):
+    """A round that fell short of clients; another attempt, newly charged, may succeed."""
+
+
 class MessageError(TacitError):
     """Bytes that aren't a message of tacit's protocol."""

@@ -37,7 +37,7 @@ def at_survivors(store: Store, run: str) -> list[dict[str, Any]]:
 
 
 def _trains(body: Mapping[str, Any]) -> bool:
-    return body["kind"] == "CHARGE" and body["purpose"] == "train"
+    return (body["kind"], body["purpose"]) == ("CHARGE", "train")
 
 
 def _scaled(body: dict[str, Any], rules: Mapping[str, Any], survivors: int) -> dict[str, Any]:

@@ -74,6 +74,10 @@ class Charges:
         """How often this round failed; its draws and noise aren't used again."""
         return self._aborted.count(number)
 
+    def aborted(self, number: int, charges: int) -> None:
+        """Notes that charges of a round came to nothing; its next attempt draws anew."""
+        self._aborted += [number] * charges
+
     def project(self, number: int, evaluates: bool) -> None:
         """Asks the budget about a round, with all that it will charge.
 

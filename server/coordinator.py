@@ -20,7 +20,7 @@ import numpy as np
 
 from tacit.configs.spec import RunSpec
 from tacit.privacy import mechanisms
-from tacit.privacy.errors import BudgetError, RoundError
+from tacit.privacy.errors import BudgetError, RoundError, ShortfallError
 from tacit.privacy.messages import EvaluateRequest, TrainRequest
 from tacit.privacy.noise import Floats, Randomness
 from tacit.privacy.plan import Evaluation, PrivacyPlan
@@ -103,13 +103,17 @@ class Coordinator:
     def rounds(self) -> Iterator[RoundResult]:
         """Steps until the planned rounds are done or the budget refuses the next one.
 
+        A round that falls short of clients is attempted again, drawn and charged anew, up to
+        ``attempts`` times.
+
         Raises:
             BudgetError: not even the first round fits.
-            RoundError: a round ended without a release; its charge stands, and the run can
+            RoundError: a round ended without a release; its charges stand, and the run can
                 be resumed.
         """
         identifier = self.run["id"]
         self._store.set_status(identifier, "running")
+        failures = 0
         while self.state.round < self.spec.rounds:
             number = self.state.round + 1
             try:
@@ -122,11 +126,18 @@ class Coordinator:
                 log.info("stopped after round %d: %s", self.state.round, refusal.message)
                 return
             try:
-                yield self.step()
+                result = self.step()
             except RoundError as error:
-                self._store.abandon_open_charges(identifier, "abort")
+                abandoned = self._store.abandon_open_charges(identifier, "abort")
+                self._charges.aborted(number, abandoned)
+                failures += 1
+                if isinstance(error, ShortfallError) and failures < self.spec.attempts:
+                    log.warning("round %d, attempt %d: %s", number, failures, error)
+                    continue
                 self._store.set_status(identifier, "failed", error.message)
                 raise
+            failures = 0
+            yield result
         self._store.set_status(identifier, "finished")
 
     def step(self) -> RoundResult:
@@ -204,15 +215,15 @@ class Coordinator:
         if summed.rejected:
             log.warning("clients that were left out, or fell silent: %s", dict(summed.rejected))
         if asked > 0 and summed.rejected["error"] == asked:
-            raise RoundError(f"all {asked} clients of the cohort failed: {summed.detail}")
+            raise ShortfallError(f"all {asked} clients of the cohort failed: {summed.detail}")
         if summed.noised and summed.accepted == 0:
-            raise RoundError(
+            raise ShortfallError(
                 f"nothing was released: {summed.detail or 'too few clients answered'} "
                 f"({dict(summed.rejected)})",
                 "resume the run for another attempt, or plan for more dropouts",
             )
         if summed.accepted < self.plan.minimum_survivors:
-            raise RoundError(
+            raise ShortfallError(
                 f"{summed.accepted} updates are fewer than "
                 f"minimum_survivors={self.plan.minimum_survivors}; nothing was released "
                 f"({dict(summed.rejected)})",

@@ -64,7 +64,7 @@ def spec_of(run: Row) -> RunSpec:
         ConfigError: by a tacit that knew fewer settings.
     """
     found = json.loads(run["spec"])
-    if not {"secure", "faults"} <= set(found):
+    if not {"secure", "faults", "attempts"} <= set(found):
         raise ConfigError(
             f"run={run['id']} was started by an older tacit ({run['code']})",
             "finish it with that version",

@@ -491,3 +491,25 @@ def test_a_run_resumes_only_with_its_own_task(
 
 def test_code_version_names_the_source(tmp_path: Path) -> None:
     assert "+src." in runs.code_version()
+
+
+def test_a_round_that_falls_short_is_attempted_again(
+    tiny: MakeTask, overrides: list[str], home: Home
+) -> None:
+    # Client 3's update isn't finite: a cohort with it has one survivor too few for the plan.
+    task = tiny(poison={3: np.nan})
+    settings = [*overrides, "privacy.record=none", "rounds=2", "attempts=50", "seed=1"]
+    plain = simulate(settings, task=tiny(), home=home.root)
+    sizes = [row["asked"] for row in Store(home).rounds(plain.run)]
+    settings.append(f"minimum_survivors={min(sizes)}")
+    result = simulate(settings, task=task, home=home.root)
+    bodies = [leaf["body"] for leaf in Store(home).leaves(result.run)]
+    kinds = [b["kind"] for b in bodies]
+    assert kinds.count("RELEASE") == result.rounds == 2
+    assert kinds.count("CHARGE") == 2 + kinds.count("ABANDON")
+    assert kinds.count("ABANDON") > 0
+    # Every attempt is charged.
+    events = kinds.count("CHARGE")
+    assert result.epsilon["client"] is not None
+    assert plain.epsilon["client"] is not None
+    assert (result.epsilon["client"] > plain.epsilon["client"]) == (events > 2)

@@ -149,7 +149,7 @@ def test_each_client_is_told_how_many_share_the_noise() -> None:
 
 
 @pytest.mark.parametrize("law", ["skellam", "discrete_gaussian"])
-@pytest.mark.parametrize("dropped", [0, 1, 2, 3])
+@pytest.mark.parametrize("dropped", [0, 1, 2])
 def test_the_noise_is_the_plans_whoever_drops_out(law: str, dropped: int) -> None:
     """Over 40 rounds and 32 coordinates and a vote; bounds of six deviations."""
     plan = plan_of(f"mechanism={law}", "secure.bits=32")
@@ -204,11 +204,11 @@ def test_a_bad_answer_is_counted_and_leaves_the_sum_of_the_others(
 
 
 @pytest.mark.parametrize("kind", [TrainRequest, EvaluateRequest])
-@pytest.mark.parametrize(("dropped", "released"), [(3, True), (4, False), (5, False), (10, False)])
+@pytest.mark.parametrize(("dropped", "released"), [(2, True), (3, False), (5, False), (10, False)])
 def test_where_more_drop_out_than_planned_nothing_is_accepted(
     kind: type, dropped: int, released: bool
 ) -> None:
-    """Their shares would be missing from the noise. 7 of 10 are needed, 6 are the minimum."""
+    """Their shares would be missing from the noise. Seven of ten would do with a dropout of 0.3, but 8 have to hold shares."""
     made = summed(plan_of(), lambda reply, k: None if k < dropped else reply, kind)
     assert (made.accepted > 0) == released
     assert np.any(made.total) == released

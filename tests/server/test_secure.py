@@ -93,6 +93,7 @@ def test_without_a_seed_it_runs_too_and_nothing_repeats(
 # Dropouts
 
 EVERYBODY = [
+    "attempts=1",
     "experiment=none",
     "clients=20",
     "cohort=20",

@@ -14,6 +14,7 @@ TINY = [
     "rounds=3",
     "privacy.client.noise_multiplier=1.0",
     "privacy.record.noise_multiplier=1.0",
+    "attempts=1",
     "mechanism=central",
     "aggregation=plain",
 ]
@@ -27,6 +28,7 @@ TINY_SECURE = [
     "rounds=3",
     "privacy.client.noise_multiplier=1.0",
     "privacy.record.noise_multiplier=1.0",
+    "attempts=1",
     "mechanism=skellam",
     "aggregation=secure",
 ]
