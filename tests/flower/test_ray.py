@@ -22,7 +22,6 @@ PROJECT = Path(__file__).parents[2] / "docs" / "flower"
 NODES = 6
 SETTINGS = (
     f"clients={NODES} cohort={NODES} rounds=2 model=pixels evaluation=federated "
-    "mechanism=central aggregation=plain "
     "privacy.record.noise_multiplier=1.0 seed=3"
 )
 
@@ -125,10 +124,13 @@ def test_flwr_run_gives_the_same_models_as_one_process(
     rounds = store.rounds(row["id"])
     assert rounds[-1]["epsilon"] == pytest.approx(here.epsilon)
     assert rounds[-1]["accepted"] == NODES
-    # Updates are added in the order in which they arrive, so sums agree to rounding.
-    ours = ModelRegistry(Home(home), store).get(store.versions()[-1]["artifact"])
-    theirs = ModelRegistry(Home(tmp_path / "here"), store).get(here.artifact_sha256)
-    for name, array in ours.items():
-        assert array == pytest.approx(theirs[name], rel=1e-5, abs=1e-6)
+    # Nobody saw a vector, and sums of integers don't depend on the order they came in.
+    assert store.versions()[-1]["artifact"] == here.artifact_sha256
+    assert ModelRegistry(Home(home), store).get(here.artifact_sha256)
+    assert sorted(path.suffix for path in (home / "clients").iterdir()) == [
+        ".json",
+        *[".key"] * NODES,
+        *[".vault"] * NODES,
+    ]
     kinds = [leaf["kind"] for leaf in store.leaves()]
     assert kinds.count("CHARGE") == kinds.count("RELEASE") == 4

@@ -208,7 +208,7 @@ def test_a_bad_answer_is_counted_and_leaves_the_sum_of_the_others(
 def test_where_more_drop_out_than_planned_nothing_is_accepted(
     kind: type, dropped: int, released: bool
 ) -> None:
-    """Their shares would be missing from the noise. Seven of ten would do with a dropout of 0.3, but 8 have to hold shares."""
+    """A dropout of 0.3 would leave seven of ten, but eight have to be there to unmask."""
     made = summed(plan_of(), lambda reply, k: None if k < dropped else reply, kind)
     assert (made.accepted > 0) == released
     assert np.any(made.total) == released

@@ -246,7 +246,7 @@ def test_dropouts_are_counted_and_the_noise_is_as_planned(home: Home) -> None:
 def test_too_many_dropouts_end_the_round_and_another_attempt_meets_others(
     task: Task, home: Home
 ) -> None:
-    settings = [*SECURE, "rounds=3", "faults.drop=0.08"]
+    settings = [*SECURE, "rounds=3", "faults.drop=0.08", "attempts=1"]
     run, aborts = Run(home, task, settings), 0
     while run.end is None:
         assert "nothing was released" in run.error
@@ -262,6 +262,15 @@ def test_too_many_dropouts_end_the_round_and_another_attempt_meets_others(
         "RELEASE": 3,
         "ABANDON": aborts,
     }
+
+
+def test_another_attempt_is_made_without_being_asked_for(task: Task, home: Home) -> None:
+    settings = [*SECURE, "rounds=3", "faults.drop=0.08", "attempts=20"]
+    finished = Run(home, task, settings).result
+    assert (finished.status, finished.rounds) == ("finished", 3)
+    kinds = Counter(leaf["body"]["kind"] for leaf in Store(home).leaves(finished.run))
+    assert kinds["ABANDON"] > 0
+    assert kinds["CHARGE"] == kinds["RELEASE"] + kinds["ABANDON"]
 
 
 @pytest.mark.parametrize("kind", ["drop", "late"])
