@@ -102,6 +102,6 @@ def _dithered(values: Real, stream: KeyedStream) -> Floats:
 def _squared(whole: Floats) -> float:
     """The squared norm of integers held in doubles: exact, as long as it is below 2^53.
 
-    Above that it is wrong by far less than a factor of two, and no limit is as large.
+    Limits are that large only without noise, or with so little that nothing is promised.
     """
     return float(np.dot(whole, whole))

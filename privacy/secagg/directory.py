@@ -63,7 +63,9 @@ class PinnedDirectory:
             StorageError: the file can't be written.
         """
         try:
-            path.write_bytes(self._json())
+            part = path.with_suffix(".part")
+            part.write_bytes(self._json())
+            part.replace(path)
         except OSError as error:
             raise StorageError(f"{path} can't be written: {error.strerror}") from error
 
@@ -130,16 +132,26 @@ def enrol(folder: Path, clients: int) -> PinnedDirectory:
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         for client in range(clients):
-            identity = Identity.generate()
-            file = os.open(key_path(folder, client), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            with open(file, "wb") as out:
-                out.write(identity.private)
-            keys[client] = identity.public
+            keys[client] = _enrolled(key_path(folder, client)).public
     except OSError as error:
         raise StorageError(f"{folder} can't be written: {error.strerror}") from error
     made = PinnedDirectory(keys)
     made.save(path)
     return made
+
+
+def _enrolled(path: Path) -> Identity:
+    """The identity in a file, made if it isn't there: an enrolment can be interrupted."""
+    if path.exists():
+        try:
+            return Identity.from_bytes(path.read_bytes())
+        except ConfigError as error:
+            raise StorageError(f"{path} isn't a signing key", "move it away") from error
+    identity, part = Identity.generate(), path.with_suffix(".part")
+    with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as out:
+        out.write(identity.private)
+    part.replace(path)
+    return identity
 
 
 def key_path(folder: Path, client: int) -> Path:

@@ -90,7 +90,7 @@ def packed_size(count: int) -> int:
 def commitments(
     session: str, dealer: int, holder: int, share: NDArray[np.uint32], pieces: Mapping[int, slice]
 ) -> dict[int, bytes]:
-    """A dealer's commitments to pieces of a share; hiding, since shares are uniform.
+    """A dealer's commitments to pieces of a share; they hide what is as hard to guess as 128 bits.
 
     Args:
         session: of the round.

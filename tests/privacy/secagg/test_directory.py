@@ -109,9 +109,16 @@ def test_enrolment_finds_what_it_made(tmp_path: Path) -> None:
 
 def test_enrolment_overwrites_no_key(tmp_path: Path) -> None:
     key_path(tmp_path, 1).write_bytes(b"precious")
-    with pytest.raises(StorageError, match="can't be written"):
+    with pytest.raises(StorageError, match="isn't a signing key"):
         enrol(tmp_path, 3)
     assert key_path(tmp_path, 1).read_bytes() == b"precious"
+
+
+def test_an_interrupted_enrolment_goes_on(tmp_path: Path) -> None:
+    made = Identity.generate()
+    key_path(tmp_path, 1).write_bytes(made.private)
+    assert enrol(tmp_path, 3).public(1) == made.public
+    assert not list(tmp_path.glob("*.part"))
 
 
 def test_enrolment_where_it_cannot_write(tmp_path: Path) -> None:
