@@ -36,8 +36,9 @@ class Vault:
     """A file of one or several clients' sessions.
 
     Args:
-        path: of the file, made with owner-only rights; None keeps all in memory, which is
-            for simulations: a client in one process that ends has nothing to come back to.
+        path: of the file, made with owner-only rights; None keeps all in memory, and one
+            session at a time, which is for simulations: a client in one process that ends
+            has nothing to come back to.
 
     Raises:
         StorageError: it can't be opened.
@@ -96,6 +97,9 @@ class Vault:
                 db.execute(
                     "DELETE FROM sessions WHERE client = ? AND session = ?", (client, row[2])
                 )
+            if self._path is None:
+                # Its clients are all in one session at a time; memory stays the cohort's.
+                db.execute("DELETE FROM sessions WHERE session != ?", (session,))
             db.execute(
                 "INSERT OR REPLACE INTO latest VALUES (?, ?, ?, ?, ?, ?)",
                 (*key, round_, attempt, session),

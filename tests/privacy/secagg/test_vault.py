@@ -65,8 +65,20 @@ def test_only_newer_sessions_begin(round_: int, attempt: int, newer: bool) -> No
         assert vault.read(0, "s") == ("advertised", b"")
 
 
-def test_runs_purposes_and_clients_are_apart() -> None:
+def test_in_memory_only_the_newest_session_is_kept() -> None:
+    # Else a simulation's memory would grow with its population.
     vault = begun()
+    vault.open(1, ("run", "train", 2, 0), "second", b"x")
+    vault.open(2, ("run", "train", 2, 0), "second", b"y")
+    assert vault.read(1, "second") == ("advertised", b"x")
+    with pytest.raises(RoundError, match="isn't one that client 0 is in"):
+        vault.read(0, "first")
+    with pytest.raises(RoundError, match="seen before"):
+        vault.open(0, ("run", "train", 1, 0), "again", b"z")
+
+
+def test_runs_purposes_and_clients_are_apart(tmp_path: Path) -> None:
+    vault = begun(tmp_path / "v")
     for client, run, purpose in (
         (0, "other", "train"),
         (0, "run", "evaluate"),
