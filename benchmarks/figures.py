@@ -50,7 +50,7 @@ def main() -> None:
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend()
-    TARGET.parent.mkdir(exist_ok=True)
+    TARGET.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(TARGET, dpi=110, metadata={"Software": None})
     for epsilon, accuracy in means:
         print(f"epsilon {epsilon:.2f}: accuracy {accuracy:.4f}")

@@ -8,7 +8,7 @@ from dataclasses import replace
 from scipy import stats
 
 from tacit.configs.spec import RunSpec
-from tacit.privacy.discrete.lattice import Need, sized
+from tacit.privacy.discrete.lattice import Lattice, Need, sized
 from tacit.privacy.errors import ConfigError
 from tacit.privacy.noise import SimulationSource, SystemSource
 from tacit.privacy.plan import (
@@ -63,10 +63,31 @@ def privacy_plan(spec: RunSpec, examples: int | None, dimension: int) -> Privacy
 
 def _shared(plan: PrivacyPlan, spec: RunSpec, dimension: int) -> PrivacyPlan:
     """The plan with its noise in shares."""
-    rules = Rules(
-        plan.minimum_survivors, _largest_cohort(spec), spec.secure.dropout, spec.secure.collusion
-    )
+    largest = _largest_cohort(spec)
+    if plan.minimum_survivors > largest:
+        raise ConfigError(
+            f"minimum_survivors={plan.minimum_survivors} is more than any cohort of "
+            f"cohort={spec.cohort:g} has ({largest})",
+            "raise cohort, or lower secure.collusion or minimum_survivors",
+        )
+    rules = Rules(plan.minimum_survivors, largest, spec.secure.dropout, spec.secure.collusion)
     _check_cohort(spec, rules)
+    need, projection = _need(plan, spec, rules, dimension)
+    return replace(
+        plan,
+        mechanism=spec.mechanism,
+        aggregation=spec.aggregation,
+        rules=rules,
+        updates=sized(need, spec.secure.bits),
+        counts=_counts(plan, rules),
+        projection=projection,
+    )
+
+
+def _need(
+    plan: PrivacyPlan, spec: RunSpec, rules: Rules, dimension: int
+) -> tuple[Need, float | None]:
+    """What the updates' lattice is sized for, and their bound if no client-level clip is one."""
     need = Need(
         dimension=dimension,
         rotated=True,
@@ -74,45 +95,36 @@ def _shared(plan: PrivacyPlan, spec: RunSpec, dimension: int) -> PrivacyPlan:
         noise_multiplier=0.0,
         conditional=plan.client is not None,
     )
-    projection = None
     if plan.client is not None:
         adaptive = plan.client.adaptive
-        need = replace(
-            need,
-            noise_multiplier=plan.client.noise_multiplier,
-            count_noise=adaptive.count_noise if adaptive else None,
-        )
-    elif plan.record is not None and plan.record.steps == 1:
-        # An update is -learning_rate * (clipped sum) / denominator.
-        projection = spec.secure.projection * spec.local.learning_rate * plan.record.clip
-        need = replace(
-            need,
-            noise_multiplier=math.sqrt(spec.cohort) * plan.record.noise_multiplier,
-            record_share=min(1.0, 1.0 / (spec.secure.projection * plan.record.denominator)),
-        )
-    counts = None
-    if plan.evaluation is not None:
-        counts = sized(
-            Need(
-                dimension=3,
-                rotated=False,
-                clients=rules.largest,
-                noise_multiplier=plan.evaluation.noise_multiplier,
-                conditional=False,
-            ),
-            32,
-        )
-        if plan.client is None:
-            counts = replace(counts, record_norm=counts.norm / plan.evaluation.cap)
-    return replace(
-        plan,
-        mechanism=spec.mechanism,
-        aggregation=spec.aggregation,
-        rules=rules,
-        updates=sized(need, spec.secure.bits),
-        counts=counts,
-        projection=projection,
+        count_noise = adaptive.count_noise if adaptive else None
+        multiplier = plan.client.noise_multiplier
+        return replace(need, noise_multiplier=multiplier, count_noise=count_noise), None
+    if plan.record is None or plan.record.steps != 1:
+        return need, None
+    # An update is -learning_rate * (clipped sum) / denominator.
+    part = spec.secure.projection
+    multiplier = math.sqrt(spec.cohort) * plan.record.noise_multiplier
+    share = min(1.0, 1.0 / (part * plan.record.denominator))
+    projection = part * spec.local.learning_rate * plan.record.clip
+    return replace(need, noise_multiplier=multiplier, record_share=share), projection
+
+
+def _counts(plan: PrivacyPlan, rules: Rules) -> Lattice | None:
+    """The lattice of a federated evaluation's counts."""
+    if plan.evaluation is None:
+        return None
+    need = Need(
+        dimension=3,
+        rotated=False,
+        clients=rules.largest,
+        noise_multiplier=plan.evaluation.noise_multiplier,
+        conditional=False,
     )
+    counts = sized(need, 32)
+    if plan.client is not None:
+        return counts
+    return replace(counts, record_norm=counts.norm / plan.evaluation.cap)
 
 
 def _client_unit(spec: RunSpec) -> ClientUnit | None:
