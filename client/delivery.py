@@ -7,6 +7,10 @@ request for another model, plan or round than the one agreed on finds none.
 
 from __future__ import annotations
 
+from typing import Any
+
+from numpy.typing import NDArray
+
 from tacit.client import update
 from tacit.privacy.discrete.lattice import Lattice
 from tacit.privacy.discrete.rotation import public_seed
@@ -58,7 +62,7 @@ class Delivery:
         labels = (purpose, request.round, client)
         self._noise = update.own_noise(plan, request.clients, randomness, *labels)
 
-    def reply(self, vector: tuple[Vector, Vector], bound: float, lattice: Lattice) -> Message:
+    def reply(self, vector: tuple[NDArray[Any], Vector], bound: float, lattice: Lattice) -> Message:
         """The vector, on its way.
 
         Args:

@@ -26,6 +26,9 @@ class NoisyOptimizer(DPOptimizer):  # type: ignore[misc]  # opacus is untyped
     Args:
         optimizer: applies the noised gradient.
         unit: clip, noise multiplier and denominator.
+
+    Attributes:
+        summed: the last step's sum of clipped gradients, without noise, tensor by tensor.
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer, unit: RecordUnit) -> None:
@@ -36,6 +39,7 @@ class NoisyOptimizer(DPOptimizer):  # type: ignore[misc]  # opacus is untyped
             expected_batch_size=unit.denominator,
         )
         self.source: Source | None = None
+        self.summed: list[torch.Tensor] = []
 
     def clip_and_accumulate(self) -> None:
         """Clips each record's gradient and adds it up; a non-finite one counts as zero."""
@@ -63,6 +67,7 @@ class NoisyOptimizer(DPOptimizer):  # type: ignore[misc]  # opacus is untyped
         if std > 0 and self.source is not None:
             noise = torch.from_numpy(self.source.normal(size) * std).float()
         offset = 0
+        self.summed = [p.summed_grad.detach().reshape(-1) for p in self.params]
         for p in self.params:
             _check_processed_flag(p.summed_grad)
             p.grad = p.summed_grad.view_as(p)

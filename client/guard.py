@@ -122,6 +122,26 @@ def per_example(model: nn.Module) -> GradSampleModule:
         raise ModelError(f"the model can't be trained with DP-SGD: {text}") from error
 
 
+def made_up(like: Tensor, middle: float) -> Tensor:
+    """Two records of the shape and type of ``like``: of noise, or of zeros and of ones.
+
+    Args:
+        like: records in dimension 0; their values aren't looked at.
+        middle: around which floats are; 0 makes them normal, else they are ``middle``.
+    """
+    shape = (2, *like.shape[1:])
+    if not like.is_floating_point():
+        ones = torch.ones(shape, dtype=like.dtype)
+        ones[0] = 0
+        return ones if middle == 0 else torch.zeros_like(ones)
+    if middle:
+        return torch.full(shape, middle, dtype=like.dtype)
+    made = torch.randn(shape, generator=torch.Generator().manual_seed(1), dtype=like.dtype)
+    if made.dim() == 4 and like.is_contiguous(memory_format=torch.channels_last):
+        made = made.contiguous(memory_format=torch.channels_last)
+    return made
+
+
 def check_gradients(task: Task, module: GradSampleModule, x: Tensor, y: Tensor) -> None:
     """Compares Opacus's per-example gradients with autograd's on one or two records.
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from opacus.grad_sample import GradSampleModule
 from torch import Tensor
 
@@ -63,7 +64,7 @@ class Trainer:
         targets: Tensor,
         randomness: Randomness,
         *labels: str | int,
-    ) -> Vector:
+    ) -> Vector | NDArray[np.float64]:
         """A client's update.
 
         Args:
@@ -74,15 +75,17 @@ class Trainer:
             labels: name the participation, in a simulation.
 
         Returns:
-            Local minus global, shape [d], float32. Not clipped.
+            Local minus global, shape [d], float32; in doubles where records are protected by
+            shares of noise. Not clipped.
         """
+        if not self._checked:
+            # Before anything of the coordinator's or a client's is there to decide how it ends.
+            self._check(inputs, targets)
         vector.write(self.model, parameters)
         self._start = [p.detach().clone() for p in self._parameters]
         batches = randomness.source("batch", *labels)
         # For layers that draw in training, such as dropout.
         torch.default_generator.manual_seed(randomness.number("layers", *labels))
-        if not self._checked and len(inputs) > 0:
-            self._check(inputs, targets)
         if self._module is not None:
             self._noisy.source = randomness.source("noise", *labels)
         self.model.train()
@@ -93,17 +96,31 @@ class Trainer:
             else:
                 self._private_step(self._module, inputs[rows], targets[rows])
         guard.check_buffers(self.model, self._buffers)
+        if self.plan.noised_by_shares():
+            return self._summed_step()
         return vector.read(self.model) - np.asarray(parameters)
 
+    def _summed_step(self) -> NDArray[np.float64]:
+        """The one step's update from its sum of gradients, in doubles.
+
+        The difference of two models in single precision would round to the parameters' grid
+        before the noise is there: a record could move it by more than its clip.
+        """
+        assert self.plan.record is not None
+        scale = -self.spec.local.learning_rate / self.plan.record.denominator
+        return torch.cat(self._noisy.summed).double().numpy() * scale
+
     def _check(self, inputs: Tensor, targets: Tensor) -> None:
-        """Tries loss and gradients on two records; again at the next client, if on fewer."""
-        # What isn't finite would hide what is wrong.
-        x = torch.nan_to_num(inputs[:2]) if inputs.is_floating_point() else inputs[:2]
-        y = torch.nan_to_num(targets[:2]) if targets.is_floating_point() else targets[:2]
+        """Tries loss and gradients on two made-up records, at the model's first parameters.
+
+        Of the client's records only shape and type are used: whether a check fails leaves the
+        client as an error, which nobody charges.
+        """
+        x, y = guard.made_up(inputs, 0.0), guard.made_up(targets, 0.5)
         guard.check_loss(self.task, self.model, self._module, x, y)
         if self._module is not None:
             guard.check_gradients(self.task, self._module, x, y)
-        self._checked = len(x) == 2
+        self._checked = True
 
     def counts(self, parameters: Vector, inputs: Tensor, targets: Tensor, source: Source) -> Vector:
         """What a client submits to a federated evaluation (`tacit.privacy.plan.Evaluation`).
@@ -121,7 +138,7 @@ class Trainer:
             right, loss = score(self.task, self.model, x, y)
         right = torch.nan_to_num(right).clamp(0, 1)
         bounded = torch.nan_to_num(loss, nan=how.loss_cap).clamp(0, how.loss_cap) / how.loss_cap
-        sums = np.array([float(right.sum()), float(len(x)), float(bounded.sum())])
+        sums = np.array([float(right.double().sum()), float(len(x)), float(bounded.double().sum())])
         if self.plan.record is not None and not self.plan.noised_by_shares():
             z = self.plan.record.noise_multiplier
             sums += z * how.SENSITIVITY * source.normal(3)

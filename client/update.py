@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +18,9 @@ from tacit.privacy.plan import PrivacyPlan
 from tacit.privacy.secagg.secrets import Noise
 
 
-def prepare(update: Vector, records: int, bound: float, plan: PrivacyPlan) -> tuple[Vector, Vector]:
+def prepare(
+    update: Vector | NDArray[np.float64], records: int, bound: float, plan: PrivacyPlan
+) -> tuple[NDArray[Any], Vector]:
     """A client's vector before it is encoded, and what it submits with ``mechanism=central``.
 
     Args:
@@ -29,10 +32,12 @@ def prepare(update: Vector, records: int, bound: float, plan: PrivacyPlan) -> tu
     Returns:
         The update, shape [d], of L2 norm at most ``bound``, and the vote on the clip, shape
         [1], or [0] without adaptive clipping. An update that isn't finite stays so: it
-        counts as zero.
+        counts as zero. In doubles where it came so.
     """
     weight = 1.0 if plan.weight_cap is None else min(records, plan.weight_cap) / plan.weight_cap
     vote = np.zeros(0, dtype=np.float32)
+    if plan.noised_by_shares():
+        return update, vote
     if plan.client is None:
         return (update * np.float32(weight)).astype(np.float32), vote
     if plan.client.adaptive is not None:
@@ -45,7 +50,7 @@ def prepare(update: Vector, records: int, bound: float, plan: PrivacyPlan) -> tu
 
 
 def encoded(
-    vector: tuple[Vector, Vector],
+    vector: tuple[NDArray[Any], Vector],
     bound: float,
     lattice: Lattice,
     signs: bytes,

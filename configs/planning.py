@@ -81,6 +81,7 @@ def _shared(plan: PrivacyPlan, spec: RunSpec, dimension: int) -> PrivacyPlan:
         updates=sized(need, spec.secure.bits),
         counts=_counts(plan, rules),
         projection=projection,
+        relation="zero-out",
     )
 
 
@@ -105,7 +106,8 @@ def _need(
     # An update is -learning_rate * (clipped sum) / denominator.
     part = spec.secure.projection
     multiplier = math.sqrt(spec.cohort) * plan.record.noise_multiplier
-    share = min(1.0, 1.0 / (part * plan.record.denominator))
+    # From one side of the ball to the other is all that a record can move a vector.
+    share = min(2.0, 1.0 / (part * plan.record.denominator))
     projection = part * spec.local.learning_rate * plan.record.clip
     return replace(need, noise_multiplier=multiplier, record_share=share), projection
 

@@ -4,7 +4,9 @@ A mechanism's parameters travel only inside a `PrivacyPlan`. Its digest is in ev
 and every charge; a client refuses a round whose digest isn't the plan's it agreed to.
 
 Units (never mixed): **client**, all of one client's data; **record**, one training example.
-Neighbouring relation for both: add or remove one unit.
+Neighbouring relation: add or remove one unit; for clients that add noise in shares
+"zero-out", one client's vector against a zero vector in its place, since who takes part is
+known to the cohort (Kairouz, Liu, Steinke 2021, section 2).
 
 ``mechanism=central`` trusts the coordinator: it clips and adds the client-level noise, so
 against itself nothing at client level is claimed. ``skellam`` and ``discrete_gaussian`` have
@@ -214,7 +216,7 @@ class PrivacyPlan:
         validate.at_least("rounds", self.rounds, 1)
         validate.one_of("mechanism", self.mechanism, MECHANISMS)
         validate.one_of("aggregation", self.aggregation, AGGREGATIONS)
-        validate.one_of("relation", self.relation, ("add-or-remove-one",))
+        validate.one_of("relation", self.relation, ("add-or-remove-one", "zero-out"))
         validate.one_of("sampling", self.sampling, ("poisson",))
         validate.open_unit("delta", self.client_delta)
         validate.open_unit("delta", self.record_delta)
@@ -252,6 +254,10 @@ class PrivacyPlan:
             )
         if self.rules.minimum != self.minimum_survivors:
             raise ConfigError(f"minimum_survivors={self.minimum_survivors} isn't the rules'")
+        if self.relation != "zero-out":
+            raise ConfigError(
+                f"relation={self.relation} isn't the one of noise in shares", "it is zero-out"
+            )
         if self.client is None and not (self.updates.record_norm and self.projection):
             raise ConfigError(
                 f"mechanism={self.mechanism} needs updates that are bounded",
@@ -260,6 +266,9 @@ class PrivacyPlan:
             )
         deviation = math.sqrt(self.updates.variance)
         least = self.updates.l2 * self.client.noise_multiplier if self.client else 0.0
+        if self.client is None and self.record is not None:
+            cohort = self.sampling_rate * self.population
+            least = math.sqrt(cohort) * self.record.noise_multiplier * self.updates.record_l2
         if deviation < least * (1 - 1e-9):
             raise ConfigError(f"noise of deviation={deviation:g} must be at least {least:g}")
         smallest = self.smallest_share(self.updates)

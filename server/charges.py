@@ -71,7 +71,7 @@ class Charges:
             self._sampler.note(purpose, members)
 
     def aborts(self, number: int) -> int:
-        """How often this round failed; its draws and noise aren't used again."""
+        """How often this round failed; its cohort and central noise aren't drawn again."""
         return self._aborted.count(number)
 
     def aborted(self, number: int, charges: int) -> None:

@@ -112,11 +112,11 @@ class Lattice:
 
     @property
     def record_l2(self) -> float:
-        """L2 sensitivity to one record; the client's where it has no bound of its own."""
+        """L2 sensitivity to one record; where it has no bound of its own, the whole ball's."""
         if self.record_norm == 0:
-            return self.l2
+            return 2.0 * self.bound
         rounded = _rounded(self.record_norm * _SLACK, self.coordinates, _LN_INVERSE_NEVER)
-        return min(rounded, self.l2)
+        return min(rounded, 2.0 * self.bound)
 
     @property
     def record_l1(self) -> float:

@@ -225,9 +225,9 @@ def test_without_a_client_unit_updates_are_projected_and_noised_for_records() ->
 
 
 @pytest.mark.parametrize(
-    ("projection", "denominator", "share"), [(0.5, 5, 0.4), (2.0, 5, 0.1), (0.5, 1, 1.0)]
+    ("projection", "denominator", "share"), [(0.5, 5, 0.4), (2.0, 5, 0.1), (0.5, 1, 2.0)]
 )
-def test_the_share_of_a_record_is_at_most_the_whole(
+def test_a_record_moves_a_vector_at_most_across_the_ball(
     projection: float, denominator: float, share: float
 ) -> None:
     plan = planned(

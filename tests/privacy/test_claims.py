@@ -53,6 +53,7 @@ BASE: dict[str, Any] = {
     "aggregation": "secure",
     "rules": RULES,
     "updates": UPDATES,
+    "relation": "zero-out",
 }
 BY_RECORDS = {"client": None, "record": RECORD, "updates": BY_RECORD, "projection": 0.05}
 
