@@ -78,8 +78,9 @@ class Trainer:
             Local minus global, shape [d], float32; in doubles where records are protected by
             shares of noise. Not clipped.
         """
-        if not self._checked:
-            # Before anything of the coordinator's or a client's is there to decide how it ends.
+        if not self._checked and len(inputs) > 0:
+            # Before anything of the coordinator's or a client's is there to decide how it ends;
+            # no records may come without the shape that records have.
             self._check(inputs, targets)
         vector.write(self.model, parameters)
         self._start = [p.detach().clone() for p in self._parameters]

@@ -77,3 +77,8 @@ def test_whether_a_check_fails_does_not_depend_on_records() -> None:
         x = torch.full((2, 512), value)
         whole, _ = encoded(x, torch.tensor([0, 1]), 3e38, "local.learning_rate=0.1")
         assert whole.shape == (1024,)
+
+
+def test_a_client_without_records_needs_no_shape() -> None:
+    whole, _ = encoded(torch.zeros(0), torch.zeros(0), 0.0, "local.learning_rate=1")
+    assert not whole.any()
