@@ -67,7 +67,8 @@ class NoisyOptimizer(DPOptimizer):  # type: ignore[misc]  # opacus is untyped
         if std > 0 and self.source is not None:
             noise = torch.from_numpy(self.source.normal(size) * std).float()
         offset = 0
-        self.summed = [p.summed_grad.detach().reshape(-1) for p in self.params]
+        # A copy: what isn't noised is divided in place afterwards.
+        self.summed = [p.summed_grad.detach().reshape(-1).clone() for p in self.params]
         for p in self.params:
             _check_processed_flag(p.summed_grad)
             p.grad = p.summed_grad.view_as(p)

@@ -60,6 +60,28 @@ def test_a_record_moves_the_integers_by_what_is_charged(at: float, rate: str) ->
     assert moved <= charged
 
 
+def test_the_update_is_the_step_that_was_taken() -> None:
+    # Without a bound on updates it would be the difference of two models.
+    rng = np.random.default_rng(5)
+    x = torch.from_numpy(rng.normal(size=(100, 512)).astype(np.float32))
+    y = torch.from_numpy(rng.integers(0, 2, 100))
+    task = Task(
+        name="wide",
+        model=lambda: torch.nn.Linear(512, 2, bias=False),
+        data=lambda _: (x, y),
+        examples_per_client=100,
+    )
+    model = np.zeros(1024, dtype=np.float32)
+    quiet = ["privacy.record.noise_multiplier=0", "local.learning_rate=0.5"]
+    found = []
+    for mechanism in ([], ["mechanism=central", "aggregation=plain"]):
+        spec = build.compose([*SETTINGS, *quiet, *mechanism])
+        trainer = Trainer(task, spec, privacy_plan(task, spec))
+        found.append(trainer.train(model, x, y, Randomness(0), "train", 1, 0))
+    assert np.linalg.norm(found[1]) > 0.01
+    np.testing.assert_allclose(found[0], found[1], rtol=1e-4, atol=1e-6)
+
+
 def test_a_record_that_crosses_the_whole_ball_is_charged_for_it() -> None:
     x = torch.zeros(2, 512)
     x[:, 0] = 100.0
