@@ -37,7 +37,7 @@ class Vault:
 
     Args:
         path: of the file, made with owner-only rights; None keeps all in memory, and one
-            session at a time, which is for simulations: a client in one process that ends
+            round at a time, which is for simulations: a client in one process that ends
             has nothing to come back to.
 
     Raises:
@@ -53,6 +53,7 @@ class Vault:
                 finally:
                     os.close(file)
             self._path = path
+            self._place: tuple[str, str, int, int] | None = None
             self._db = sqlite3.connect(path or ":memory:", timeout=60, isolation_level=None)
             self._db.execute("PRAGMA secure_delete=ON")
             if path is not None:
@@ -97,9 +98,10 @@ class Vault:
                 db.execute(
                     "DELETE FROM sessions WHERE client = ? AND session = ?", (client, row[2])
                 )
-            if self._path is None:
-                # Its clients are all in one session at a time; memory stays the cohort's.
-                db.execute("DELETE FROM sessions WHERE session != ?", (session,))
+            if self._path is None and place != self._place:
+                # Its clients are all in one round at a time; memory stays the cohort's.
+                db.execute("DELETE FROM sessions")
+                self._place = place
             db.execute(
                 "INSERT OR REPLACE INTO latest VALUES (?, ?, ?, ?, ?, ?)",
                 (*key, round_, attempt, session),

@@ -65,7 +65,7 @@ def test_only_newer_sessions_begin(round_: int, attempt: int, newer: bool) -> No
         assert vault.read(0, "s") == ("advertised", b"")
 
 
-def test_in_memory_only_the_newest_session_is_kept() -> None:
+def test_in_memory_only_the_newest_round_is_kept() -> None:
     # Else a simulation's memory would grow with its population.
     vault = begun()
     vault.open(1, ("run", "train", 2, 0), "second", b"x")
