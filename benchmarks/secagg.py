@@ -46,7 +46,8 @@ from tacit.privacy.discrete.lattice import Lattice
 from tacit.privacy.discrete.layers import Shares
 from tacit.privacy.noise import SystemSource
 from tacit.privacy.secagg.cohort import KEY_WORDS, SEED_WORDS, Rules
-from tacit.privacy.secagg.secrets import COMMITMENT_BYTES, TAG_BYTES, packed_size
+from tacit.privacy.secagg.secrets import COMMITMENT_BYTES, TAG_BYTES
+from tacit.privacy.secagg.shamir import packed_size
 
 
 def median_client(seconds: list[Seconds]) -> tuple[float, Seconds]:

@@ -51,7 +51,7 @@ class Delivery:
         self._masking = masking
         self._dither = randomness.source("dither", purpose, request.round, client)
         if masking is not None:
-            self._session = session(request, purpose)
+            self._session = Invitation.to(request, purpose).session()
             self._noise = masking.join(self._session, request.members)
             return
         assert plan.rules is not None
@@ -79,9 +79,3 @@ class Delivery:
             return self._masking.mask(self._session, request.members, made, words)
         place = (request.run, request.round, request.attempt)
         return EncodedReply(*place, words.pack(made), self._noise.chain)
-
-
-def session(request: Request, purpose: str) -> str:
-    """The session that a request belongs to."""
-    place = (request.run, request.round, request.attempt)
-    return Invitation(*place, purpose, request.plan, request.task()).session()

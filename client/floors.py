@@ -41,6 +41,9 @@ class Floors:
     seeded: bool = True
 
     def __post_init__(self) -> None:
+        for name, value in (("secure", self.secure), ("seeded", self.seeded)):
+            if not isinstance(value, bool):
+                raise ConfigError(f"floors.{name}={value!r} must be true or false")
         validate.at_least("floors.survivors", self.survivors, 0)
         validate.nonnegative("floors.noise_multiplier", self.noise_multiplier)
         validate.nonnegative("floors.record_noise_multiplier", self.record_noise_multiplier)

@@ -1,7 +1,7 @@
 """Claims: what one release promises, to which unit, against whom, by which event.
 
 Units: **client**, all of one client's data; **record**, one training example. Relation: add
-or remove one unit.
+or remove one unit; zero-out for a client whose noise is added in shares (`tacit.privacy.plan`).
 
 Adversaries: **public**, who sees every released version and metric; **coordinator**, who
 sees what the clients send: every vector with ``aggregation=plain``, with secure aggregation

@@ -7,6 +7,7 @@ secure aggregation, which is `tacit.server.secure`.
 from __future__ import annotations
 
 import dataclasses
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -46,7 +47,28 @@ class IntegerSum:
     seeds: list[bytes]
 
 
-class SharedNoise:
+@dataclass(frozen=True, slots=True)
+class Gathering:
+    """What a sum is gathered from.
+
+    Attributes:
+        purpose: "train" or "evaluate".
+        request: what is asked.
+        lattice: of the vectors.
+        cohort: whom.
+        legs: to them.
+        made: where it is noted who was accepted.
+    """
+
+    purpose: Purpose
+    request: Request
+    lattice: Lattice
+    cohort: Sequence[int]
+    legs: Legs
+    made: Aggregate
+
+
+class SharedNoise(ABC):
     """Decodes integer sums under a plan; the base of the two ways to get one.
 
     Args:
@@ -80,7 +102,7 @@ class SharedNoise:
         legs: Legs,
     ) -> Aggregate:
         made = Aggregate(np.zeros(lattice.dimension), noised=True)
-        found = self._gathered(purpose, request, lattice, cohort, legs, made)
+        found = self._gathered(Gathering(purpose, request, lattice, cohort, legs, made))
         if found is None:
             return made
         total = self._settled(found, lattice)
@@ -98,35 +120,20 @@ class SharedNoise:
         total = found.total - shares.surplus(found.surplus, found.seeds)
         return words.centred(words.from_integers(total))
 
-    def _gathered(
-        self,
-        purpose: Purpose,
-        request: Request,
-        lattice: Lattice,
-        cohort: Sequence[int],
-        legs: Legs,
-        made: Aggregate,
-    ) -> IntegerSum | None:
-        """Runs the legs; notes in ``made`` who was accepted. None if it isn't enough."""
-        raise RuntimeError("a way to gather vectors is missing")
+    @abstractmethod
+    def _gathered(self, job: Gathering) -> IntegerSum | None:
+        """Runs the legs; notes in ``job.made`` who was accepted. None if it isn't enough."""
 
 
 class EncodedAggregation(SharedNoise):
     """One leg; the coordinator sees each encoded vector and adds it up."""
 
-    def _gathered(
-        self,
-        purpose: Purpose,
-        request: Request,
-        lattice: Lattice,
-        cohort: Sequence[int],
-        legs: Legs,
-        made: Aggregate,
-    ) -> IntegerSum | None:
+    def _gathered(self, job: Gathering) -> IntegerSum | None:
+        lattice, cohort, made = job.lattice, job.cohort, job.made
         words = Words(lattice.bits)
         total, seeds = words.zeros(lattice.length), []
-        asked = dataclasses.replace(request, clients=len(cohort))
-        for answer in answers(purpose, EncodedReply, asked, cohort, legs, made):
+        asked = dataclasses.replace(job.request, clients=len(cohort))
+        for answer in answers(job.purpose, EncodedReply, asked, cohort, job.legs, made):
             try:
                 vector = words.unpack(answer.words, lattice.length)
             except MessageError:

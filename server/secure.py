@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import TypeVar
 
 from tacit.configs import wire
-from tacit.privacy.discrete.lattice import Lattice
 from tacit.privacy.errors import MessageError, RoundError
-from tacit.privacy.messages import Message, Request
+from tacit.privacy.messages import Message
 from tacit.privacy.plan import PrivacyPlan
 from tacit.privacy.secagg.directory import Directory
 from tacit.privacy.secagg.messages import (
@@ -30,7 +29,7 @@ from tacit.privacy.secagg.messages import (
 from tacit.privacy.secagg.server import AggregatingServer
 from tacit.privacy.secagg.words import Words
 from tacit.server.aggregate import Aggregate
-from tacit.server.distributed import IntegerSum, Purpose, SharedNoise
+from tacit.server.distributed import Gathering, IntegerSum, SharedNoise
 from tacit.server.legs import Legs
 
 log = logging.getLogger("tacit.round")
@@ -49,22 +48,14 @@ class SecureAggregation(SharedNoise):
         super().__init__(plan)
         self._directory = directory
 
-    def _gathered(
-        self,
-        purpose: Purpose,
-        request: Request,
-        lattice: Lattice,
-        cohort: Sequence[int],
-        legs: Legs,
-        made: Aggregate,
-    ) -> IntegerSum | None:
-        place = (request.run, request.round, request.attempt)
-        invitation = Invitation(*place, purpose, request.plan, request.task())
-        words, asked = Words(lattice.bits), list(cohort)
+    def _gathered(self, job: Gathering) -> IntegerSum | None:
+        request, made = job.request, job.made
+        invitation = Invitation.to(request, job.purpose)
+        words, asked = Words(job.lattice.bits), list(job.cohort)
         server = AggregatingServer(
-            invitation, self.rules, self._directory, words, lattice.length, asked
+            invitation, self.rules, self._directory, words, job.lattice.length, asked
         )
-        leg = _Leg(legs, made, request.round)
+        leg = _Leg(job.legs, made, request.round)
         try:
             leg.run(
                 "query.advertise",
@@ -77,7 +68,7 @@ class SecureAggregation(SharedNoise):
             leg.run("query.share", dict.fromkeys(known, roster), Shares, server.shared)
             with_members = dataclasses.replace(request, members=server.close_shares())
             requests = dict.fromkeys(server.members, with_members)
-            leg.run(purpose, requests, Masked, server.masked)
+            leg.run(job.purpose, requests, Masked, server.masked)
             survivors = server.close_masked()
             asked_again = dict.fromkeys(server.survivors, survivors)
             leg.run("query.confirm", asked_again, Confirmation, server.confirmed)

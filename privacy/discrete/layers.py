@@ -117,11 +117,5 @@ class Shares:
         return table(LAWS[self.law](self.layer_variance(k))).sample(self.length, key)
 
 
-def variances(total: float, clients: int, dropped: int) -> list[float]:
-    """Variances of all shares in a sum that ``clients - dropped`` survived into."""
-    shares = Shares("skellam", total, clients, dropped, 1)
-    return [shares.layer_variance(k) for k in range(dropped + 1)] * (clients - dropped)
-
-
 def _hash(word: bytes, seed: bytes) -> bytes:
     return hashlib.sha256(b"tacit noise " + word + b"\x00" + seed).digest()

@@ -59,7 +59,6 @@ from tacit.privacy.secagg.secrets import (
     channel_key,
     channel_root,
     commitments,
-    packed_size,
     pair_mask,
     self_mask,
 )
@@ -189,14 +188,7 @@ class MaskingClient:
             session: which the task it was sent belongs to (`Invitation.session`).
             members: who will send vectors, packed.
         """
-        secrets = self._read(session, "shared")
-        cohort = self._cohort(bytes.fromhex(secrets.roster))
-        known = unpack_members(members)
-        if missing(known, cohort.clients) or self.client not in known:
-            raise RoundError("the members aren't this roster's, or this client isn't among them")
-        least = max(self._rules.minimum, cohort.threshold, self._rules.quorum(cohort.size))
-        if len(known) < least:
-            raise RoundError(f"{len(known)} members are too few; {least} have to be there")
+        secrets, _, known = self._joined(session, members)
         count = self._rules.layers(len(known))
         return Noise(len(known), count, bytes.fromhex(secrets.base), bytes.fromhex(secrets.chain))
 
@@ -209,10 +201,8 @@ class MaskingClient:
             vector: words, shape [length]; overwritten with the masked vector.
             words: of how many bits.
         """
-        self.join(session, members)
-        secrets = self._read(session, "shared")
-        cohort = self._cohort(bytes.fromhex(secrets.roster))
-        present = set(unpack_members(members))
+        secrets, cohort, known = self._joined(session, members)
+        present = set(known)
         # What the vector is about to be masked with isn't needed again: off the disk.
         kept = replace(secrets, members=members.hex(), mask="", self_seed="", base="", chain="")
         self._vault.advance(self.client, session, "shared", "masked", kept.body())
@@ -228,6 +218,16 @@ class MaskingClient:
         words.reduce(vector)
         packed = words.pack(vector)
         return self._signed(Masked(*secrets.place, session, self.client, b"", members, packed))
+
+    def _joined(self, session: str, members: bytes) -> tuple[Secrets, Cohort, list[int]]:
+        secrets = self._read(session, "shared")
+        cohort = self._cohort(bytes.fromhex(secrets.roster))
+        known = unpack_members(members)
+        if missing(known, cohort.clients) or self.client not in known:
+            raise RoundError("the members aren't this roster's, or this client isn't among them")
+        if len(known) < cohort.fewest:
+            raise RoundError(f"{len(known)} members are too few; {cohort.fewest} have to be there")
+        return secrets, cohort, known
 
     # 4. Survivors
 
@@ -256,7 +256,7 @@ class MaskingClient:
         survived = unpack_members(packed)
         if missing(survived, members) or self.client not in survived:
             raise RoundError("the survivors aren't members, or this client isn't among them")
-        fewest = max(self._rules.minimum, len(members) - self._rules.layers(len(members)))
+        fewest = self._rules.survivors(len(members))
         if len(survived) < fewest:
             raise RoundError(
                 f"{len(survived)} survivors of {len(members)} carry less noise than planned",
@@ -286,7 +286,7 @@ class MaskingClient:
         members = unpack_members(bytes.fromhex(secrets.members))
         survived = set(unpack_members(bytes.fromhex(secrets.survivors)))
         dropped, present = len(members) - len(survived), set(members)
-        size = packed_size(cohort.words) + TAG_BYTES
+        size = shamir.packed_size(cohort.words) + TAG_BYTES
         roots = _pieces_of(bytes.fromhex(secrets.roots), KEY_BYTES)
         peers = [
             (k, root)

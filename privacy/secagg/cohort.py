@@ -67,6 +67,10 @@ class Rules:
         least = max(self.minimum, self.quorum(clients), 2 * (clients - 1) // 3 + 2)
         return max(0, min(layers.tolerated(clients, self.dropout), clients - least))
 
+    def survivors(self, members: int) -> int:
+        """Fewest of ``members`` whose vectors may make a sum."""
+        return max(self.minimum, members - self.layers(members))
+
     def quorum(self, size: int) -> int:
         """Signatures on one set of survivors: more than two thirds of the roster."""
         return 2 * size // 3 + 1
@@ -104,6 +108,11 @@ class Cohort:
         }
         # As many as could be needed; fewer members need fewer.
         self.layers = rules.layers(self.size)
+
+    @property
+    def fewest(self) -> int:
+        """Fewest members with which a session goes on."""
+        return max(self.rules.minimum, self.threshold, self.rules.quorum(self.size))
 
     def neighbours(self, client: int) -> list[int]:
         """Whom a client exchanges shares and masks with, ascending."""

@@ -24,7 +24,7 @@ from typing import ClassVar
 import numpy as np
 
 from tacit.privacy.errors import MessageError
-from tacit.privacy.messages import Message
+from tacit.privacy.messages import Message, Request
 from tacit.privacy.secagg.keys import derive
 
 KEY_BYTES = 32
@@ -67,6 +67,12 @@ class Invitation(Message):
     purpose: str
     plan: str
     task: str
+
+    @classmethod
+    def to(cls, request: Request, purpose: str) -> Invitation:
+        """The invitation that a request is the task of."""
+        place = (request.run, request.round, request.attempt)
+        return cls(*place, purpose, request.plan, request.task())
 
     def session(self) -> str:
         """Digest of all that the session is about, in hex."""

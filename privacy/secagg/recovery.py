@@ -3,8 +3,8 @@
 Guarantees: a share is used only if its dealer committed to it, so a client that reveals
 rubbish is out by itself; a reconstructed key is used only if it is the advertised one. What
 t honest shares don't determine isn't guessed: the session fails.
-It doesn't help against a dealer whose own shares don't lie on one polynomial: that client's
-mask can't be taken off, and the error names it.
+It doesn't help against a dealer whose own shares don't lie on one polynomial: the session fails
+and names it if it was the key of a client that dropped, and else the sum is noise.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ from tacit.privacy.secagg.messages import Revealed, Shares, pack_members
 from tacit.privacy.secagg.secrets import (
     COMMITMENT_BYTES,
     commitments,
-    packed_size,
     pair_mask,
     self_mask,
 )
@@ -74,13 +73,15 @@ class Pieces:
         """
         data = np.frombuffer(answer.shares, dtype=np.uint8)
         counts = [cohort.count(kinds) for kinds in wanted.kinds]
-        sizes = np.array([1 + packed_size(counts[k in wanted.survivors]) for k in peers], dtype=int)
+        sizes = np.array(
+            [1 + shamir.packed_size(counts[k in wanted.survivors]) for k in peers], dtype=int
+        )
         if sizes.sum() != data.size:
             raise MessageError("revealed shares should be one for each neighbour")
         starts, of = np.cumsum(sizes) - sizes, {}
         for survived, count in enumerate(counts):
             alike = [i for i, k in enumerate(peers) if (k in wanted.survivors) == survived]
-            rows = data[starts[alike][:, None] + np.arange(1 + packed_size(count))]
+            rows = data[starts[alike][:, None] + np.arange(1 + shamir.packed_size(count))]
             shares, valid = shamir.unpack_all(rows[:, 1:], count)
             for i, mark, blank, fine, share in zip(
                 alike, rows[:, 0], ~rows.any(axis=1), valid, shares, strict=True

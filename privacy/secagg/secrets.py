@@ -82,11 +82,6 @@ class Noise:
         return cls(clients, count, source.key(), source.key()[: layers.SEED_BYTES])
 
 
-def packed_size(count: int) -> int:
-    """Bytes of ``count`` shared words (`tacit.privacy.secagg.shamir.pack_shares`)."""
-    return 2 * count + (count + 7) // 8
-
-
 def commitments(
     session: str, dealer: int, holder: int, share: NDArray[np.uint32], pieces: Mapping[int, slice]
 ) -> dict[int, bytes]:

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tacit.privacy.errors import MessageError, RoundError
+from tacit.privacy.secagg import shamir
 from tacit.privacy.secagg.cohort import Rules, cohort
 from tacit.privacy.secagg.directory import Directory
 from tacit.privacy.secagg.keys import KeyPair, verify
@@ -41,7 +42,7 @@ from tacit.privacy.secagg.messages import (
     pack_signed,
 )
 from tacit.privacy.secagg.recovery import Pieces, Wanted, recovered
-from tacit.privacy.secagg.secrets import COMMITMENT_BYTES, TAG_BYTES, packed_size
+from tacit.privacy.secagg.secrets import COMMITMENT_BYTES, TAG_BYTES
 from tacit.privacy.secagg.words import Words
 
 Phase = Literal["advertise", "share", "mask", "confirm", "reveal", "done"]
@@ -125,16 +126,14 @@ class AggregatingServer:
     def close_shares(self) -> bytes:
         """Closes the set of members, and returns it packed, for the task."""
         self._in("share")
-        quorum = self._rules.quorum(self.cohort.size)
-        least = max(self._rules.minimum, self.cohort.threshold, quorum)
-        self._close("mask", len(self._shares), least, "shared")
+        self._close("mask", len(self._shares), self.cohort.fewest, "shared")
         self.members = sorted(self._shares)
         self._packed = pack_members(self.members)
         return self._packed
 
     @property
     def _ciphertext(self) -> int:
-        return packed_size(self.cohort.words) + TAG_BYTES
+        return shamir.packed_size(self.cohort.words) + TAG_BYTES
 
     # 3. Masked vectors
 
@@ -149,7 +148,7 @@ class AggregatingServer:
     def close_masked(self) -> Survivors:
         """Closes the sum; a vector that comes later is refused."""
         self._in("mask")
-        least = max(self._rules.minimum, len(self.members) - self._rules.layers(len(self.members)))
+        least = self._rules.survivors(len(self.members))
         self._close("confirm", len(self._in_sum), least, "sent a vector")
         self.survivors = sorted(self._in_sum)
         dropped, count = len(self.members) - len(self.survivors), len(self.members)

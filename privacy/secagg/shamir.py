@@ -154,6 +154,11 @@ def reconstruct(
     return combine(weights(points), shares)
 
 
+def packed_size(count: int) -> int:
+    """Bytes of ``count`` packed shares."""
+    return 2 * count + (count + 7) // 8
+
+
 def pack_shares(shares: NDArray[np.uint32]) -> bytes:
     """One holder's shares in ``2 m + ceil(m / 8)`` bytes.
 
@@ -164,8 +169,7 @@ def pack_shares(shares: NDArray[np.uint32]) -> bytes:
     """
     if shares.ndim != 1 or (shares.size and int(shares.max()) >= PRIME):
         raise ValueError(f"shares are [m] from 0 to {PRIME - 1}")
-    tops = np.packbits(shares == PRIME - 1, bitorder="little")
-    return shares.astype("<u2").tobytes() + tops.tobytes()
+    return pack_all(shares[None, :])[0]
 
 
 def pack_all(shares: NDArray[np.uint32]) -> list[bytes]:
@@ -194,14 +198,12 @@ def unpack_shares(data: bytes, m: int) -> NDArray[np.uint32]:
     Raises:
         MessageError: ``data`` isn't what `pack_shares` makes of ``m`` shares.
     """
-    if len(data) != 2 * m + (m + 7) // 8:
-        raise MessageError(f"{m} shares are {2 * m + (m + 7) // 8} bytes, not {len(data)}")
-    low = np.frombuffer(data, dtype="<u2", count=m)
-    bits = np.unpackbits(np.frombuffer(data, dtype=np.uint8, offset=2 * m), bitorder="little")
-    tops = bits[:m]
-    if bits[m:].any() or (low[tops == 1] != 0).any():
+    if len(data) != packed_size(m):
+        raise MessageError(f"{m} shares are {packed_size(m)} bytes, not {len(data)}")
+    shares, valid = unpack_all(np.frombuffer(data, dtype=np.uint8)[None, :], m)
+    if not valid[0]:
         raise MessageError("packed shares: a bit is set that shouldn't be")
-    return low.astype(np.uint32) + (tops.astype(np.uint32) << 16)
+    return shares.reshape(m)
 
 
 @functools.lru_cache(maxsize=1)

@@ -16,7 +16,6 @@ from torch import nn
 
 from tacit.client import update
 from tacit.client.app import make_app
-from tacit.client.delivery import session
 from tacit.client.party import FolderParty, LocalParty, folder_party
 from tacit.client.trainer import Trainer
 from tacit.configs import build, wire
@@ -119,9 +118,7 @@ class Side:
         return reply.error.reason or ""
 
     def invitation(self, request: Any, purpose: str = "train", **changes: Any) -> Invitation:
-        place = (request.run, request.round, request.attempt)
-        made = Invitation(*place, purpose, request.plan, request.task())
-        return dataclasses.replace(made, **changes)
+        return dataclasses.replace(Invitation.to(request, purpose), **changes)
 
     def until_members(self, request: Any, purpose: str = "train") -> AggregatingServer:
         """The session up to the third exchange; everybody takes part."""
@@ -260,7 +257,7 @@ def test_a_model_it_wasnt_invited_to_is_refused_before_any_data_is_read() -> Non
     }
     for name, value in others.items():
         bad = dataclasses.replace(good, **{name: value})
-        assert session(bad, "train") != session(good, "train")
+        assert Invitation.to(bad, "train").session() != Invitation.to(good, "train").session()
         assert "session" in side.refusal("train", bad)
     # Nor as an evaluation.
     as_evaluation = side.request(EvaluateRequest, members=side.members)

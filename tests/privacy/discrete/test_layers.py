@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from tacit.privacy.discrete import layers
-from tacit.privacy.discrete.layers import LAWS, SEED_BYTES, Shares, chain, tolerated, variances
+from tacit.privacy.discrete.layers import LAWS, SEED_BYTES, Shares, chain, tolerated
 from tacit.privacy.errors import ConfigError
 
 each = pytest.mark.parametrize("law", sorted(LAWS))
@@ -30,6 +30,12 @@ def seeds(client: int, run: object = 0) -> tuple[bytes, bytes]:
 
 
 # Variances
+
+
+def variances(total: float, clients: int, dropped: int) -> list[float]:
+    """Of all shares in a sum that ``clients - dropped`` survived into."""
+    shares = Shares("skellam", total, clients, dropped, 1)
+    return [shares.layer_variance(k) for k in range(dropped + 1)] * (clients - dropped)
 
 
 @given(clients=st.integers(1, 3000), total=st.floats(1e-3, 2.0**30), part=st.floats(0, 0.999))

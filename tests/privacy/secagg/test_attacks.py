@@ -14,7 +14,7 @@ from masking import RULES, Session, altered
 
 from tacit.privacy.errors import MessageError, RoundError
 from tacit.privacy.noise import SystemSource
-from tacit.privacy.secagg import recovery
+from tacit.privacy.secagg import recovery, shamir
 from tacit.privacy.secagg.cohort import Cohort, Rules
 from tacit.privacy.secagg.keys import KeyPair, open_
 from tacit.privacy.secagg.messages import (
@@ -33,7 +33,6 @@ from tacit.privacy.secagg.secrets import (
     TAG_BYTES,
     channel_key,
     channel_root,
-    packed_size,
 )
 
 # Two kinds of share of one peer: its self-mask and its mask key
@@ -106,7 +105,7 @@ def test_both_kinds_of_share_in_one_request() -> None:
         session.clients[0].confirm(dataclasses.replace(session.survivors, members=twice))
     session.confirm()
     honest = session.requests[0]
-    size = packed_size(session.server.cohort.words) + TAG_BYTES
+    size = shamir.packed_size(session.server.cohort.words) + TAG_BYTES
     peer = honest.ciphertexts[4 * size : 5 * size]
     with pytest.raises(MessageError, match="one for each neighbour"):
         session.clients[0].reveal(
@@ -443,7 +442,7 @@ def test_the_same_key_in_another_encoding_opens_nothing() -> None:
     twin = known[5].channel[:31] + bytes([known[5].channel[31] ^ 0x80])
     rows = {**known, 3: signed_entry(session, 3, twin, known[3].mask)}
     answer = answer_to(session, list(rows.values()))
-    size = packed_size(session.server.cohort.words) + TAG_BYTES
+    size = shamir.packed_size(session.server.cohort.words) + TAG_BYTES
     # Client 0's peers are 1, 2, ...: sent to 3, and sent to 5.
     sent = [answer.ciphertexts[at * size : (at + 1) * size] for at in (2, 4)]
     assert sent[0] != sent[1]

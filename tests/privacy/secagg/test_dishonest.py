@@ -23,7 +23,6 @@ from tacit.privacy.secagg.secrets import (
     TAG_BYTES,
     channel_key,
     channel_root,
-    packed_size,
     pair_mask,
     self_mask,
 )
@@ -49,7 +48,7 @@ def test_a_tampered_ciphertext_costs_one_share() -> None:
 
 def test_a_server_that_tampers_on_the_way_learns_nothing_more() -> None:
     session = Session(SIZE).until("reveal")
-    size = packed_size(session.server.cohort.words) + TAG_BYTES
+    size = shamir.packed_size(session.server.cohort.words) + TAG_BYTES
     ask = session.requests[0]
     answer = session.clients[0].reveal(
         dataclasses.replace(ask, ciphertexts=altered(ask.ciphertexts, size))
@@ -363,7 +362,7 @@ def test_colluders_and_the_server_lack_one_share_for_each_kind() -> None:
     session.reveal()
     threshold = session.server.cohort.threshold
     assert threshold == 5
-    size = packed_size(session.server.cohort.words) + TAG_BYTES
+    size = shamir.packed_size(session.server.cohort.words) + TAG_BYTES
     rows, points = [], []
     for colluder in (6, 7):
         secrets = session.clients[colluder]._load(session.id)[1]
