@@ -230,6 +230,8 @@ class RunSpec:
         task: a built-in task's name, or ``module:attribute`` of your own.
         model: which of the task's models; None takes its first.
         name: of the model in the registry; None takes the task's.
+        population: name of the population of clients, over whose runs budgets compose; None
+            takes the task's.
         clients: size of the population.
         cohort: expected clients in a round; each joins with probability cohort / clients.
         rounds: training rounds.
@@ -248,6 +250,7 @@ class RunSpec:
     task: str
     model: str | None
     name: str | None
+    population: str | None
     clients: int
     cohort: float
     rounds: int

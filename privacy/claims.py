@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from tacit.privacy.discrete.lattice import Lattice
 from tacit.privacy.events import (
@@ -56,6 +56,17 @@ class Claim:
     event: Event | None
     per: Per
     assumes: str
+
+    def to_json(self) -> dict[str, Any]:
+        """The claim as a leaf writes it."""
+        return {
+            "unit": self.unit,
+            "adversary": self.adversary,
+            "amplified": self.amplified,
+            "per": self.per,
+            "event": self.event.to_json() if self.event else None,
+            "assumes": self.assumes,
+        }
 
 
 @dataclass(frozen=True, slots=True)

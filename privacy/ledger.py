@@ -1,33 +1,24 @@
-"""Ledger leaves and what they add up to; storage is `tacit.server.store`'s.
+"""What the leaves of a ledger add up to; `tacit.privacy.log` is about the leaves themselves.
 
-A leaf is canonical JSON (RFC 8785), hashed as a leaf of an RFC 9162 Merkle tree, and never
-changed. Everything a reviewer computes is computed from leaves alone, by `replay`.
+Everything a reviewer computes is computed from leaves alone, by `replay`.
 
 Guarantees: `replay` composes every CHARGE, released or not, so a crash can over-count and
-never under-count; a RELEASE without its CHARGE is an error. Who was drawn is only there as
-a salted commitment.
+never under-count; a RELEASE without its CHARGE is an error.
 It doesn't guarantee that leaves weren't removed or rewritten; that takes the signed tree
-over them.
+over them (`tacit.privacy.log.verify`).
 """
 
 from __future__ import annotations
 
-import hashlib
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
-
-import rfc8785
+from typing import Any
 
 from tacit.privacy import events
 from tacit.privacy.accountant import Accountant, version
-from tacit.privacy.claims import Claim
 from tacit.privacy.errors import AccountingError
-
-Kind = Literal["CHARGE", "RELEASE", "ABANDON"]
-Purpose = Literal["train", "evaluate"]
-
+from tacit.privacy.log.leaves import KINDS, SPENDING
 
 _IMPLIED = "implied by the client-level guarantee (group privacy of two)"
 
@@ -41,69 +32,63 @@ class ClaimKey:
     amplified: bool
 
 
-def leaf_bytes(body: dict[str, Any]) -> bytes:
-    """The leaf as it is hashed, stored and exported."""
-    return rfc8785.dumps(body)
+Row = tuple[ClaimKey, events.Event | None, str, str]
 
 
-def leaf_hash(data: bytes) -> str:
-    """RFC 9162 leaf hash, SHA-256(0x00 || leaf), in hex."""
-    return hashlib.sha256(b"\x00" + data).hexdigest()
+class Additions:
+    """What each charge of one run adds to each of its rows."""
+
+    def __init__(self) -> None:
+        self._takes: dict[tuple[ClaimKey, str, events.Event], int] = {}
+        self._rows: set[ClaimKey] | None = None
+        self._last: tuple[list[dict[str, Any]], list[Row]] = ([], [])
+
+    def copy(self) -> Additions:
+        """The same past with its own future."""
+        other = Additions()
+        other._takes = dict(self._takes)
+        other._rows, other._last = self._rows, self._last
+        return other
+
+    def of(self, leaf: Mapping[str, Any]) -> list[tuple[ClaimKey, events.Event | None]]:
+        """Events to compose, each with its row; None where a row isn't claimed any more.
+
+        A row that some leaves have and others lack isn't claimed: what the others released
+        isn't covered.
+        """
+        parsed = self._parsed(leaf["claims"])
+        present = {key for key, *_ in parsed}
+        known = present if self._rows is None else self._rows
+        found: list[tuple[ClaimKey, events.Event | None]] = [(k, None) for k in known ^ present]
+        self._rows = known | present
+        for key, event, per, _ in parsed:
+            if event is None or per == "release":
+                found.append((key, event))
+                continue
+            # The leaf's bound covers all earlier participations: compose what it adds.
+            place = (key, leaf["purpose"], event)
+            seen, bound = self._takes.get(place, 0), leaf["participations"]
+            if bound > seen:
+                found.append((key, event.times(bound - seen)))
+                self._takes[place] = bound
+        return found
+
+    def assumed(self, leaf: Mapping[str, Any]) -> list[tuple[ClaimKey, str]]:
+        """What each row of a leaf assumes."""
+        return [(key, assumes) for key, _, _, assumes in self._parsed(leaf["claims"])]
+
+    def _parsed(self, claims: list[dict[str, Any]]) -> list[Row]:
+        if claims != self._last[0]:
+            self._last = (claims, [_row(claim) for claim in claims])
+        return self._last[1]
 
 
-def commit(salt: bytes, members: Sequence[int]) -> str:
-    """Commitment to a cohort: SHA-256 over a domain tag, a 32-byte salt and the members."""
-    tag = b"tacit cohort commitment v1"
-    return hashlib.sha256(tag + salt + rfc8785.dumps(sorted(members))).hexdigest()
-
-
-def charge(
-    *,
-    run: str,
-    round: int,
-    attempt: int,
-    purpose: Purpose,
-    plan_digest: str,
-    cohort: str,
-    claims: Sequence[Claim],
-    participations: int,
-    noise_source: str,
-) -> dict[str, Any]:
-    """The leaf that must be durable before any client is instructed.
-
-    Args:
-        run: the run's id.
-        round: the round, from 1.
-        attempt: counts the charges for this round and purpose, from 0.
-        purpose: what the clients are asked to do.
-        plan_digest: of the privacy plan.
-        cohort: commitment to the members.
-        claims: what this release claims, from the plan.
-        participations: bound on any client's participations for this purpose, so far.
-        noise_source: where the noise comes from.
-    """
-    return {
-        "kind": "CHARGE",
-        "run": run,
-        "round": round,
-        "attempt": attempt,
-        "purpose": purpose,
-        "plan": plan_digest,
-        "cohort": cohort,
-        "participations": participations,
-        "noise_source": noise_source,
-        "claims": [
-            {
-                "unit": c.unit,
-                "adversary": c.adversary,
-                "amplified": c.amplified,
-                "per": c.per,
-                "event": c.event.to_json() if c.event else None,
-                "assumes": c.assumes,
-            }
-            for c in claims
-        ],
-    }
+def _row(claim: Mapping[str, Any]) -> Row:
+    if claim["per"] not in ("release", "participation"):
+        raise AccountingError(f"a claim per {claim['per']!r} can't be accounted for")
+    event = None if claim["event"] is None else events.from_json(claim["event"])
+    key = ClaimKey(claim["unit"], claim["adversary"], claim["amplified"])
+    return key, event, claim["per"], claim["assumes"]
 
 
 @dataclass
@@ -116,53 +101,34 @@ class Spending:
 
     deltas: dict[str, float]
     _releases: dict[ClaimKey, Accountant] = field(default_factory=dict)
-    _takes: dict[ClaimKey, dict[tuple[str, events.Event], int]] = field(default_factory=dict)
+    _additions: Additions = field(default_factory=Additions)
     _void: set[ClaimKey] = field(default_factory=set)
     _assumes: dict[ClaimKey, tuple[str, ...]] = field(default_factory=dict)
-    _charges: int = 0
 
     def copy(self) -> Spending:
         """The same past with its own future, to project a charge before making it."""
         return Spending(
             self.deltas,
             {k: a.copy() for k, a in self._releases.items()},
-            {k: dict(v) for k, v in self._takes.items()},
+            self._additions.copy(),
             set(self._void),
             dict(self._assumes),
-            self._charges,
         )
 
-    def add(self, leaf: dict[str, Any]) -> None:
-        """Composes one CHARGE leaf.
-
-        A row that some leaves have and others lack isn't claimed: what the others released
-        isn't covered.
-        """
-        present = {ClaimKey(c["unit"], c["adversary"], c["amplified"]) for c in leaf["claims"]}
-        known = set(self._releases)
-        self._void |= (known - present) | (present - known if self._charges else set())
-        self._charges += 1
-        for claim in leaf["claims"]:
-            key = ClaimKey(claim["unit"], claim["adversary"], claim["amplified"])
+    def add(self, leaf: Mapping[str, Any]) -> None:
+        """Composes one CHARGE leaf."""
+        for key, assumes in self._additions.assumed(leaf):
             said = self._assumes.get(key, ())
-            if claim["assumes"] not in said:
-                self._assumes[key] = (*said, claim["assumes"])
-            accountant = self._releases.setdefault(key, Accountant(self.deltas[key.unit]))
-            takes = self._takes.setdefault(key, {})
-            if claim["per"] not in ("release", "participation"):
-                raise AccountingError(f"a claim per {claim['per']!r} can't be accounted for")
-            if claim["event"] is None:
+            if assumes not in said:
+                self._assumes[key] = (*said, assumes)
+        for key, event in self._additions.of(leaf):
+            accountant = self._releases.get(key)
+            if accountant is None:
+                accountant = self._releases[key] = Accountant(self.deltas[key.unit])
+            if event is None:
                 self._void.add(key)
-                continue
-            event = events.from_json(claim["event"])
-            if claim["per"] == "release":
+            else:
                 accountant.compose(event)
-                continue
-            # The leaf's bound covers all earlier participations: compose what it adds.
-            seen = takes.get((leaf["purpose"], event), 0)
-            if leaf["participations"] > seen:
-                accountant.compose(event.times(leaf["participations"] - seen))
-                takes[leaf["purpose"], event] = leaf["participations"]
 
     def epsilon(self, unit: str, adversary: str, amplified: bool) -> float | None:
         """The figure for one row; None where nothing is claimed.
@@ -241,6 +207,8 @@ def _replay(leaves: Iterable[dict[str, Any]], spending: Spending) -> None:
     charged: set[tuple[Any, ...]] = set()
     open_: dict[tuple[Any, ...], str] = {}
     for leaf in leaves:
+        if leaf["kind"] in KINDS and leaf["kind"] not in SPENDING:
+            continue
         key = (leaf["run"], leaf["round"], leaf["attempt"], leaf["purpose"])
         what = f"round={leaf['round']} attempt={leaf['attempt']} ({leaf['purpose']})"
         if leaf["kind"] == "CHARGE":

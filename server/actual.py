@@ -29,7 +29,7 @@ def at_survivors(store: Store, run: str) -> list[dict[str, Any]]:
     survivors = min((row["accepted"] for row in store.rounds(run)), default=0)
     if survivors <= rules["minimum"]:
         return []
-    bodies = [leaf["body"] for leaf in store.leaves(run)]
+    bodies = [leaf["body"] for leaf in store.spending(run)]
     found = [_scaled(b, rules, survivors) if _trains(b) else b for b in bodies]
     deltas = {"client": plan["client_delta"], "record": plan["record_delta"]}
     table = ledger.replay(found, deltas).table()

@@ -15,7 +15,9 @@ from tacit.configs.spec import RunSpec
 from tacit.privacy import ledger
 from tacit.privacy.budget import AllOf, caps
 from tacit.privacy.claims import Claim
-from tacit.privacy.ledger import Purpose, Spending
+from tacit.privacy.ledger import Spending
+from tacit.privacy.log import leaves
+from tacit.privacy.log.leaves import Purpose
 from tacit.privacy.noise import Randomness
 from tacit.privacy.plan import PrivacyPlan
 from tacit.server.cohort import Sampler
@@ -58,7 +60,7 @@ class Charges:
         self._randomness = Randomness(spec.seed)
         self._budget: AllOf = caps(plan, spec.budget.epsilon, spec.budget.record_epsilon)
         store.abandon_open_charges(run, "crash")
-        bodies = [row["body"] for row in store.leaves(run)]
+        bodies = [row["body"] for row in store.spending(run)]
         charged = [b for b in bodies if b["kind"] == "CHARGE"]
         self._keys = [(b["round"], b["purpose"]) for b in charged]
         self._aborted = [
@@ -141,7 +143,7 @@ class Charges:
         claims: list[Claim] = (
             self._plan.training() if purpose == "train" else self._plan.evaluating()
         )
-        return ledger.charge(
+        return leaves.charge(
             run=self._run,
             round=number,
             attempt=attempt,

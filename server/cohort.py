@@ -11,7 +11,8 @@ import secrets
 
 import numpy as np
 
-from tacit.privacy import ledger, participation
+from tacit.privacy import participation
+from tacit.privacy.log import leaves
 from tacit.privacy.noise import Randomness
 from tacit.privacy.plan import PrivacyPlan
 
@@ -68,4 +69,4 @@ class Sampler:
     def commit(members: list[int]) -> tuple[str, bytes]:
         """A commitment to a cohort and the salt that opens it."""
         salt = secrets.token_bytes(32)
-        return ledger.commit(salt, members), salt
+        return leaves.commit(salt, members), salt

@@ -19,23 +19,38 @@ class Home:
 
     Args:
         root: the folder; None takes ``TACIT_HOME``, else ``.tacit``.
+        database: URL of a PostgreSQL database; None takes ``TACIT_DATABASE``, else what the
+            home was made with, else SQLite in the home.
 
     Raises:
         StorageError: it can't be made or written.
     """
 
-    def __init__(self, root: str | os.PathLike[str] | None = None) -> None:
+    def __init__(
+        self, root: str | os.PathLike[str] | None = None, database: str | None = None
+    ) -> None:
         self.root = Path(root or os.environ.get("TACIT_HOME") or DEFAULT).absolute()
         with explained(f"home {self.root} can't be written"):
             for folder in (self.root, self.artifacts, self.keys, self.runs):
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             if not os.access(self.root, os.W_OK):
                 raise PermissionError(errno.EACCES, "not writable")
+        self.url = database or os.environ.get("TACIT_DATABASE") or self._remembered()
 
     @property
     def database(self) -> Path:
         """The SQLite file."""
         return self.root / "tacit.db"
+
+    @property
+    def remembered(self) -> Path:
+        """The file that says which PostgreSQL database this home's is; absent with SQLite."""
+        return self.root / "database.url"
+
+    @property
+    def signing_key(self) -> Path:
+        """The key that signs the ledger's checkpoints."""
+        return self.keys / "ledger.key"
 
     @property
     def artifacts(self) -> Path:
@@ -51,6 +66,12 @@ class Home:
     def runs(self) -> Path:
         """One folder a run."""
         return self.root / "runs"
+
+    def _remembered(self) -> str | None:
+        if not self.remembered.is_file():
+            return None
+        with explained(f"{self.remembered} can't be read"):
+            return self.remembered.read_text().strip()
 
     def run(self, identifier: str) -> Path:
         """The folder of one run, made if it isn't there."""

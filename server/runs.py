@@ -46,12 +46,12 @@ def create(spec: RunSpec, task: Task, store: Store) -> Row:
         {
             "id": identifier,
             "name": spec.name or task.name,
+            "population": spec.population or task.name,
             "spec": json.dumps(spec.to_dict()),
             "spec_digest": spec.digest(),
             "plan": json.dumps(plan.to_json()),
             "plan_digest": plan.digest(),
             "code": code_version(),
-            "message": "",
         }
     )
     return store.run(identifier)
@@ -69,7 +69,7 @@ def spec_of(run: Row) -> RunSpec:
             f"run={run['id']} was started by an older tacit ({run['code']})",
             "finish it with that version",
         )
-    return RunSpec.from_dict(found)
+    return RunSpec.from_dict({"population": None, **found})
 
 
 @contextlib.contextmanager

@@ -1,7 +1,9 @@
 """The tables. Alembic's migrations make them; this is what queries are written against.
 
-``leaves`` is append-only and its index has no gaps: a Merkle tree is laid over it. Rows of
-``versions`` are never changed. ``runs`` is the one table of mutable state.
+``leaves`` is append-only and its index has no gaps: a Merkle tree is laid over it. ``runs`` is
+the one table of mutable state, and only of it (status, message, round, state); triggers refuse
+every other change, on either engine, and all that a row says is bound by a leaf
+(`tacit.server.check`).
 """
 
 from __future__ import annotations
@@ -37,6 +39,9 @@ runs = Table(
     Column("code", String(80), nullable=False),
     Column("round", Integer, nullable=False, default=0),
     Column("state", String(64), nullable=True),
+    Column("population", String(200), nullable=False),
+    # Opens what leaves say of this run under commitment: secret.
+    Column("key", LargeBinary, nullable=False),
 )
 
 leaves = Table(
@@ -48,6 +53,24 @@ leaves = Table(
     Column("body", Text, nullable=False),
     Column("hash", String(64), nullable=False),
     Index("leaves_run", "run", "index"),
+    Index("leaves_kind", "kind", "index"),
+)
+
+# Of complete subtrees of 2^level leaves, level >= 1; those of level 0 are the leaves' own.
+nodes = Table(
+    "nodes",
+    metadata,
+    Column("level", Integer, primary_key=True, autoincrement=False),
+    Column("index", Integer, primary_key=True, autoincrement=False),
+    Column("hash", LargeBinary, nullable=False),
+)
+
+# C2SP signed notes: one for each transaction that appended leaves.
+checkpoints = Table(
+    "checkpoints",
+    metadata,
+    Column("size", Integer, primary_key=True, autoincrement=False),
+    Column("note", Text, nullable=False),
 )
 
 # Opens a leaf's commitment: secret, as the amplified claims rest on it.

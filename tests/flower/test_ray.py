@@ -132,5 +132,5 @@ def test_flwr_run_gives_the_same_models_as_one_process(
         *[".key"] * NODES,
         *[".vault"] * NODES,
     ]
-    kinds = [leaf["kind"] for leaf in store.leaves()]
+    kinds = [leaf["kind"] for leaf in store.spending()]
     assert kinds.count("CHARGE") == kinds.count("RELEASE") == 4

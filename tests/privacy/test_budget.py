@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from tacit.privacy import ledger
 from tacit.privacy.budget import AllOf, EpsilonCap, caps
 from tacit.privacy.claims import Claim
 from tacit.privacy.errors import BudgetError, ConfigError
 from tacit.privacy.events import SampledGaussian
 from tacit.privacy.ledger import Spending
+from tacit.privacy.log import leaves
 from tacit.privacy.plan import ClientUnit, PrivacyPlan, RecordUnit
 
 CLIENT = ClientUnit(1.0, 1.2)
@@ -36,7 +36,7 @@ def plan(client: ClientUnit | None, record: RecordUnit | None) -> PrivacyPlan:
 
 def spending(*claims: Claim) -> Spending:
     spent = Spending({"client": 1e-5, "record": 1e-5})
-    leaf: dict[str, Any] = ledger.charge(
+    leaf: dict[str, Any] = leaves.charge(
         run="r",
         round=1,
         attempt=0,

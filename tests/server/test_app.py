@@ -42,7 +42,7 @@ def test_without_a_seed_it_runs_to_the_end(tmp_path: Path, how: str) -> None:
     store = Store(Home(tmp_path / "home"))
     (row,) = store.runs()
     assert (row["status"], row["round"]) == ("finished", 1)
-    (charge, _) = store.leaves()
+    (charge, _) = store.spending()
     assert charge["body"]["noise_source"] == "os-csprng"
     if not how:
         assert len(list((tmp_path / "home" / "clients").glob("*.vault"))) == 4
@@ -52,4 +52,4 @@ def test_a_deployment_makes_no_identities_of_its_own(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="directory") as caught:
         run(tmp_path / "home", f"{SETTINGS} seed=null")
     assert "public keys" in caught.value.hint
-    assert Store(Home(tmp_path / "home")).leaves() == []
+    assert Store(Home(tmp_path / "home")).spending() == []

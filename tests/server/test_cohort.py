@@ -8,7 +8,8 @@ from scipy import stats
 
 from tacit.configs import build
 from tacit.configs.planning import privacy_plan
-from tacit.privacy import ledger, participation
+from tacit.privacy import participation
+from tacit.privacy.log import leaves
 from tacit.privacy.noise import Randomness
 from tacit.privacy.plan import PrivacyPlan
 from tacit.server.cohort import Sampler
@@ -79,6 +80,6 @@ def test_a_real_count_above_the_bound_is_charged() -> None:
 
 def test_a_commitment_opens_to_its_members_only() -> None:
     commitment, salt = Sampler.commit([1, 2, 3])
-    assert ledger.commit(salt, [3, 2, 1]) == commitment
-    assert ledger.commit(salt, [1, 2]) != commitment
+    assert leaves.commit(salt, [3, 2, 1]) == commitment
+    assert leaves.commit(salt, [1, 2]) != commitment
     assert Sampler.commit([1, 2, 3])[0] != commitment

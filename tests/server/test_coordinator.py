@@ -115,7 +115,7 @@ def test_budget_stops_before_the_round_that_would_exceed_it(
     )
     assert (result.status, result.rounds) == ("stopped", 2)
     assert "budget.epsilon" in result.message
-    kinds = [leaf["kind"] for leaf in Store(home).leaves(result.run)]
+    kinds = [leaf["kind"] for leaf in Store(home).spending(result.run)]
     assert kinds == ["CHARGE", "RELEASE"] * 2
 
 
@@ -134,7 +134,7 @@ def test_a_budget_too_small_for_any_round_asks_nobody(
             home=home.root,
         )
     store = Store(home)
-    assert store.leaves() == []
+    assert store.spending() == []
     assert store.runs()[0]["status"] == "refused"
 
 
@@ -165,7 +165,7 @@ def test_the_release_names_what_was_released(
     tiny: MakeTask, overrides: list[str], home: Home
 ) -> None:
     store, run, results = federate(tiny(), overrides, home)
-    leaves = {leaf["index"]: leaf["body"] for leaf in store.leaves(run)}
+    leaves = {leaf["index"]: leaf["body"] for leaf in store.spending(run)}
     for result, version in zip(results, store.versions(run=run), strict=True):
         assert version["artifact"] == result.artifact
         body = leaves[version["release"]]
@@ -175,7 +175,7 @@ def test_the_release_names_what_was_released(
         assert version["charge"] == body["charge"] < version["release"]
         assert version["metrics"] == body["metrics"] == result.metrics
     deltas = {"client": 20**-1.1, "record": 120**-1.1}
-    again = replay([leaf["body"] for leaf in store.leaves(run)], deltas)
+    again = replay([leaf["body"] for leaf in store.spending(run)], deltas)
     assert again.epsilon("client", "public", True) == pytest.approx(
         results[-1].epsilon["client"], rel=1e-6
     )
@@ -274,7 +274,7 @@ def test_a_bad_vector_counts_as_zero_and_is_reported(
     moved = parameters(store, run) - vector.read(make_model(task, 0))
     np.testing.assert_allclose(moved, 18 / 20, rtol=1e-5)
     # The counts are the operator's: no leaf has them.
-    assert all("rejected" not in leaf["body"] for leaf in store.leaves(run))
+    assert all("rejected" not in leaf["body"] for leaf in store.spending(run))
 
 
 def test_a_client_that_crashes_costs_itself(tiny: MakeTask, home: Home) -> None:
@@ -309,14 +309,14 @@ def test_too_few_survivors_release_nothing_and_the_charge_stands(
     with pytest.raises(RoundError, match="minimum_survivors=20"):
         simulate(settings, task=task, home=home.root)
     store = Store(home)
-    kinds = [leaf["kind"] for leaf in store.leaves()]
+    kinds = [leaf["kind"] for leaf in store.spending()]
     assert kinds == ["CHARGE", "ABANDON"]
     assert store.versions() == []
     assert store.runs()[0]["status"] == "failed"
     # Another attempt is another charge.
     with pytest.raises(RoundError):
         simulate(task=task, home=home.root, resume="last")
-    bodies = [leaf["body"] for leaf in store.leaves()]
+    bodies = [leaf["body"] for leaf in store.spending()]
     assert [b["attempt"] for b in bodies if b["kind"] == "CHARGE"] == [0, 1]
 
 
@@ -387,7 +387,7 @@ def test_adaptive_clipping_finds_the_quantile(tiny: MakeTask, home: Home) -> Non
     # The count is inside the charge, not beside it: the event is the planned multiplier.
     events = [
         c["event"]["noise_multiplier"]
-        for leaf in store.leaves(run)
+        for leaf in store.spending(run)
         if leaf["kind"] == "CHARGE"
         for c in leaf["body"]["claims"]
         if c["unit"] == "client" and c["event"]
@@ -443,7 +443,9 @@ def test_federated_evaluation_is_charged_and_released(
 ) -> None:
     settings = [*overrides, "evaluation=federated", "evaluation.every=2"]
     store, run, results = federate(tiny(test=False), settings, home)
-    shape = [(b["kind"], b["round"], b["purpose"]) for b in (r["body"] for r in store.leaves(run))]
+    shape = [
+        (b["kind"], b["round"], b["purpose"]) for b in (r["body"] for r in store.spending(run))
+    ]
     train, evaluate = "train", "evaluate"
     assert shape == [
         ("CHARGE", 1, train),
@@ -503,7 +505,7 @@ def test_a_round_that_falls_short_is_attempted_again(
     sizes = [row["asked"] for row in Store(home).rounds(plain.run)]
     settings.append(f"minimum_survivors={min(sizes)}")
     result = simulate(settings, task=task, home=home.root)
-    bodies = [leaf["body"] for leaf in Store(home).leaves(result.run)]
+    bodies = [leaf["body"] for leaf in Store(home).spending(result.run)]
     kinds = [b["kind"] for b in bodies]
     assert kinds.count("RELEASE") == result.rounds == 2
     assert kinds.count("CHARGE") == 2 + kinds.count("ABANDON")

@@ -85,7 +85,7 @@ def test_without_a_seed_it_runs_too_and_nothing_repeats(
     ]
     assert len({run.artifact_sha256 for run in runs}) == 3
     sources = {
-        leaf["body"]["noise_source"] for leaf in Store(home).leaves() if leaf["kind"] == "CHARGE"
+        leaf["body"]["noise_source"] for leaf in Store(home).spending() if leaf["kind"] == "CHARGE"
     }
     assert sources == {"os-csprng"}
 
@@ -171,12 +171,12 @@ def test_too_many_dropouts_release_nothing_and_the_charge_stands(
     assert "resume" in caught.value.hint
     store = Store(home)
     (run,) = store.runs()
-    assert [leaf["kind"] for leaf in store.leaves()] == ["CHARGE", "ABANDON"]
+    assert [leaf["kind"] for leaf in store.spending()] == ["CHARGE", "ABANDON"]
     assert (run["status"], run["round"], store.versions()) == ("failed", 0, [])
     # Another attempt is another session and another charge.
     _, _, results = federate(task, [], home, resume=run["id"])
     assert [result.accepted for result in results] == [20, 20]
-    bodies = [leaf["body"] for leaf in store.leaves()]
+    bodies = [leaf["body"] for leaf in store.spending()]
     charges = [(b["round"], b["attempt"]) for b in bodies if b["kind"] == "CHARGE"]
     assert charges == [(1, 0), (1, 1), (2, 0)]
     undisturbed = federate(tiny(), settings, Home(home.root / "other"))[2]
@@ -276,7 +276,7 @@ def test_federated_counts_are_charged_released_and_noised_once(
 ) -> None:
     settings = [*secure, "evaluation=federated", "evaluation.every=2"]
     store, run, results = federate(tiny(test=False), settings, home)
-    leaves = [row["body"] for row in store.leaves(run)]
+    leaves = [row["body"] for row in store.spending(run)]
     shape = [(b["kind"][0], b["round"], b["purpose"]) for b in leaves]
     evaluated = [
         row
@@ -316,7 +316,7 @@ def test_an_evaluation_that_fails_releases_nothing_and_both_charges_stand(
     with pytest.raises(RoundError, match="nothing was released"):
         federate(tiny(), settings, home, failing({"evaluate": range(15)}))
     store = Store(home)
-    leaves = [(row["body"]["kind"], row["body"]["purpose"]) for row in store.leaves()]
+    leaves = [(row["body"]["kind"], row["body"]["purpose"]) for row in store.spending()]
     assert leaves[:2] == [("CHARGE", "train"), ("CHARGE", "evaluate")]
     assert sorted(leaves[2:]) == [("ABANDON", "evaluate"), ("ABANDON", "train")]
     assert store.versions() == []

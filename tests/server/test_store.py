@@ -22,12 +22,12 @@ def new_run(store: Store, identifier: str = "r1") -> str:
         {
             "id": identifier,
             "name": "m",
+            "population": "p",
             "spec": "{}",
             "spec_digest": "s",
             "plan": "{}",
             "plan_digest": "p",
             "code": "c",
-            "message": "",
         }
     )
     return identifier
@@ -80,11 +80,13 @@ def release(store: Store, run: str, round: int, name: str = "m") -> dict[str, An
 
 def test_leaves_are_contiguous_and_hashed_as_stored(store: Store, home: Home) -> None:
     run = new_run(store)
-    assert [store.append(charge(run, i)) for i in range(5)] == list(range(5))
+    first = len(store.leaves())
+    assert [store.append(charge(run, i)) for i in range(5)] == list(range(first, first + 5))
     raw = sqlite3.connect(home.database).execute('select "index", body, hash from leaves')
     for index, body, digest in raw:
         assert digest == hashlib.sha256(b"\x00" + body.encode()).hexdigest()
-        assert json.loads(body)["round"] == index
+        if index >= first:
+            assert json.loads(body)["round"] == index - first
 
 
 def test_versions_number_by_name_and_chain_by_run(store: Store) -> None:
@@ -104,11 +106,11 @@ def test_versions_number_by_name_and_chain_by_run(store: Store) -> None:
 def test_a_round_is_released_once(store: Store) -> None:
     run = new_run(store)
     release(store, run, 1)
-    before = len(store.leaves())
+    before = len(store.spending())
     with pytest.raises(StorageError, match="double entry"):
         release(store, run, 1)
     # The second CHARGE stands; nothing of the failed release does.
-    assert len(store.leaves()) == before + 1
+    assert len(store.spending()) == before + 1
     assert len(store.versions()) == 1
 
 
@@ -118,7 +120,7 @@ def test_a_failed_release_leaves_no_trace(store: Store) -> None:
     body = {**charge(run, 1), "kind": "RELEASE", "charge": index}
     with pytest.raises(StorageError):
         store.release([body], {"name": "m", "run": run, "round": 1, "artifact": "a"}, {}, "s")
-    assert [leaf["kind"] for leaf in store.leaves()] == ["CHARGE"]
+    assert [leaf["kind"] for leaf in store.spending()] == ["CHARGE"]
     assert store.versions() == []
     assert store.run(run)["state"] is None
 
@@ -130,7 +132,7 @@ def test_open_charges_are_abandoned_once(store: Store) -> None:
     store.append(charge(run, 2, purpose="evaluate"))
     assert store.abandon_open_charges(run, "crash") == 2
     assert store.abandon_open_charges(run, "crash") == 0
-    kinds = [leaf["kind"] for leaf in store.leaves(run)]
+    kinds = [leaf["kind"] for leaf in store.spending(run)]
     assert kinds == ["CHARGE", "RELEASE", "CHARGE", "CHARGE", "ABANDON", "ABANDON"]
 
 
@@ -146,7 +148,8 @@ def test_two_processes_append_without_gap_or_double(home: Home, store: Store) ->
     command = [sys.executable, "-c", script, str(home.root)]
     processes = [subprocess.Popen(command) for _ in range(2)]
     assert [p.wait(120) for p in processes] == [0, 0]
-    assert [leaf["index"] for leaf in store.leaves()] == list(range(80))
+    assert len(store.spending()) == 80
+    assert [leaf["index"] for leaf in store.leaves()] == list(range(len(store.leaves())))
 
 
 def test_two_processes_may_make_the_same_home(tmp_path: Path) -> None:
@@ -192,14 +195,14 @@ def test_database_is_the_owners(home: Home, store: Store) -> None:
 
 
 def test_cohorts_open_their_commitments(store: Store) -> None:
-    from tacit.privacy import ledger
+    from tacit.privacy.log.leaves import commit
 
     run = new_run(store)
     salt, members = b"s" * 32, [3, 1, 2]
-    body = {**charge(run, 1), "cohort": ledger.commit(salt, members)}
+    body = {**charge(run, 1), "cohort": commit(salt, members)}
     store.append(body, (salt, members))
     assert store.cohorts(run) == [("train", members)]
-    assert "members" not in json.dumps(store.leaves()[0]["body"])
+    assert "members" not in json.dumps(store.spending()[0]["body"])
 
 
 def test_tables_match_the_migrations(store: Store) -> None:
@@ -208,7 +211,7 @@ def test_tables_match_the_migrations(store: Store) -> None:
 
     from tacit.server.tables import metadata
 
-    inspector = sa.inspect(store._engine)
+    inspector = sa.inspect(store.database.engine)
     for table in metadata.sorted_tables:
         made = {c["name"]: c["nullable"] for c in inspector.get_columns(table.name)}
         assert made == {c.name: c.nullable for c in table.columns}

@@ -58,8 +58,8 @@ def audit(home: Path) -> dict[str, object]:
     place = Home(home)
     store = Store(place)
     (row,) = store.runs()
-    bodies = [leaf["body"] for leaf in store.leaves()]
-    assert [leaf["index"] for leaf in store.leaves()] == list(range(len(bodies)))
+    bodies = [leaf["body"] for leaf in store.spending()]
+    assert [leaf["index"] for leaf in store.leaves()] == list(range(len(store.leaves())))
     versions = store.versions()
     assert [v["number"] for v in versions] == list(range(1, len(versions) + 1))
     assert [v["round"] for v in versions] == list(range(1, row["round"] + 1))

@@ -74,7 +74,9 @@ def test_without_a_seed_nothing_repeats(tiny: MakeTask, overrides: list[str], ho
     runs = [simulate([*overrides, "seed=null"], task=tiny(), home=home.root) for _ in range(2)]
     assert runs[0].artifact_sha256 != runs[1].artifact_sha256
     store = Store(home)
-    sources = {leaf["body"]["noise_source"] for leaf in store.leaves() if leaf["kind"] == "CHARGE"}
+    sources = {
+        leaf["body"]["noise_source"] for leaf in store.spending() if leaf["kind"] == "CHARGE"
+    }
     assert sources == {"os-csprng"}
 
 
@@ -82,7 +84,7 @@ def test_the_ledger_names_a_simulations_noise(
     tiny: MakeTask, overrides: list[str], home: Home
 ) -> None:
     simulate(overrides, task=tiny(), home=home.root)
-    charges = [leaf["body"] for leaf in Store(home).leaves() if leaf["kind"] == "CHARGE"]
+    charges = [leaf["body"] for leaf in Store(home).spending() if leaf["kind"] == "CHARGE"]
     assert {c["noise_source"] for c in charges} == {"seeded-simulation"}
 
 

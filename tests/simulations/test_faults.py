@@ -256,7 +256,7 @@ def test_too_many_dropouts_end_the_round_and_another_attempt_meets_others(
     finished = run.result
     assert aborts > 0
     assert (finished.status, finished.rounds) == ("finished", 3)
-    bodies = [leaf["body"] for leaf in Store(home).leaves(finished.run)]
+    bodies = [leaf["body"] for leaf in Store(home).spending(finished.run)]
     assert Counter(b["kind"] for b in bodies) == {
         "CHARGE": 3 + aborts,
         "RELEASE": 3,
@@ -268,7 +268,7 @@ def test_another_attempt_is_made_without_being_asked_for(task: Task, home: Home)
     settings = [*SECURE, "rounds=3", "faults.drop=0.08", "attempts=20"]
     finished = Run(home, task, settings).result
     assert (finished.status, finished.rounds) == ("finished", 3)
-    kinds = Counter(leaf["body"]["kind"] for leaf in Store(home).leaves(finished.run))
+    kinds = Counter(leaf["body"]["kind"] for leaf in Store(home).spending(finished.run))
     assert kinds["ABANDON"] > 0
     assert kinds["CHARGE"] == kinds["RELEASE"] + kinds["ABANDON"]
 

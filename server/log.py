@@ -1,0 +1,141 @@
+"""The log's own tables: leaves, the Merkle tree's nodes over them, signed checkpoints.
+
+Guarantees: leaves have consecutive indices; every transaction that appended to them ends with
+a checkpoint over all of them, signed in the same transaction. So the newest checkpoint covers
+every leaf that anybody can read. All of it is within the caller's transaction.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from tacit.privacy.log import leaves, merkle
+from tacit.privacy.log.notes import Checkpoint, SignerKey, sign_note
+from tacit.server import tables as t
+
+Opening = tuple[bytes, Sequence[int]]
+
+
+def now() -> str:
+    """The time in UTC, to the second, in ISO 8601."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+class Log:
+    """Appends within one transaction; `seal` ends it.
+
+    Args:
+        connection: of a writing transaction.
+        signer: the key of the ledger.
+    """
+
+    def __init__(self, connection: Connection, signer: SignerKey) -> None:
+        self._c, self._signer = connection, signer
+        self._size = self._began = size(connection)
+
+    @property
+    def size(self) -> int:
+        """Leaves so far: the next one's index."""
+        return self._size
+
+    def append(self, body: Mapping[str, Any], cohort: Opening | None = None) -> int:
+        """Appends a leaf, with what opens its cohort commitment; returns its index."""
+        index = self._size
+        data = leaves.leaf_bytes({"at": now(), **body})
+        hashed = merkle.leaf_hash(data)
+        self._c.execute(
+            t.leaves.insert().values(
+                index=index,
+                run=body["run"],
+                kind=body["kind"],
+                body=data.decode(),
+                hash=hashed.hex(),
+            )
+        )
+        for level, place, value in merkle.new_nodes(index, hashed, self._node):
+            if level:
+                self._c.execute(t.nodes.insert().values(level=level, index=place, hash=value))
+        self._size += 1
+        if cohort is not None:
+            salt, members = cohort
+            row = {"run": body["run"], "purpose": body["purpose"], "salt": salt}
+            members_json = json.dumps(list(members))
+            self._c.execute(t.cohorts.insert().values(leaf=index, members=members_json, **row))
+        return index
+
+    def rotate(self, signer: SignerKey) -> int:
+        """Appends the leaf that makes ``signer`` the ledger's key from this checkpoint on."""
+        origin, old = first_key(self._c)["origin"], self._signer
+        previous, key = str(old.verifier), str(signer.verifier)
+        signature = old.sign(leaves.rotation(origin, key, previous))
+        encoded = base64.b64encode(signature).decode()
+        index = self.append(leaves.key(origin, key, previous, encoded))
+        self._signer = signer
+        return index
+
+    def seal(self) -> None:
+        """Signs a checkpoint over the log, if anything was appended."""
+        if self._size == self._began:
+            return
+        root = merkle.root(self._size, self._node)
+        checkpoint = Checkpoint(first_key(self._c)["origin"], self._size, root)
+        note = sign_note(checkpoint.text(), self._signer)
+        self._c.execute(t.checkpoints.insert().values(size=self._size, note=note))
+
+    def _node(self, level: int, index: int) -> bytes:
+        return node(self._c, level, index)
+
+
+def size(c: Connection) -> int:
+    """How many leaves there are."""
+    last = c.execute(sa.select(sa.func.max(t.leaves.c.index))).scalar()
+    return 0 if last is None else int(last) + 1
+
+
+def node(c: Connection, level: int, index: int) -> bytes:
+    """A node of the tree; `merkle.Nodes` with the connection filled in."""
+    if level == 0:
+        query = sa.select(t.leaves.c.hash).where(t.leaves.c.index == index)
+        return bytes.fromhex(c.execute(query).scalar_one())
+    of = t.nodes.c
+    query = sa.select(of.hash).where(of.level == level, of.index == index)
+    return bytes(c.execute(query).scalar_one())
+
+
+def newest_checkpoint(c: Connection) -> str | None:
+    """The newest signed note."""
+    query = sa.select(t.checkpoints.c.note).order_by(t.checkpoints.c.size.desc()).limit(1)
+    found = c.execute(query).scalar()
+    return None if found is None else str(found)
+
+
+def first_key(c: Connection) -> dict[str, Any]:
+    """The KEY leaf that the ledger began with."""
+    return next(keys(c))
+
+
+def keys(c: Connection) -> Iterator[dict[str, Any]]:
+    """The KEY leaves, oldest first."""
+    query = sa.select(t.leaves.c.body).where(t.leaves.c.kind == "KEY").order_by(t.leaves.c.index)
+    return (json.loads(body) for (body,) in c.execute(query))
+
+
+def bodies(c: Connection, kinds: Sequence[str], after: int = -1) -> list[tuple[int, Any]]:
+    """Leaves of some kinds behind an index, with their own."""
+    of = t.leaves.c
+    query = sa.select(of.index, of.body).where(of.kind.in_(kinds), of.index > after)
+    return [(index, json.loads(body)) for index, body in c.execute(query.order_by(of.index))]
+
+
+def texts(c: Connection) -> Iterator[str]:
+    """Every leaf as it was hashed, oldest first, a few at a time."""
+    query = sa.select(t.leaves.c.body).order_by(t.leaves.c.index)
+    for (body,) in c.execution_options(yield_per=1000).execute(query):
+        yield body

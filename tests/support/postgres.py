@@ -1,0 +1,144 @@
+"""A PostgreSQL of the tests' own: real, durable, reachable by nobody else, and killable.
+
+Runs as the tests' user, or as `postgres` where that is root, for whom it won't start.
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+import psutil
+import psycopg
+import pytest
+
+PATIENCE = 60.0
+
+# A fixture `url` (tests/conftest.py) of each engine, and with it `home` and `store`.
+BOTH = pytest.mark.parametrize("url", ["sqlite", "postgresql"], indirect=True)
+
+
+def binaries() -> Path:
+    """The newest PostgreSQL's programs.
+
+    Raises:
+        RuntimeError: there is none: the tests fail, as without it they'd prove half.
+    """
+    found = list(Path("/usr/lib/postgresql").glob("*/bin/postgres"))
+    if on_path := shutil.which("postgres"):
+        found.append(Path(on_path).resolve())
+    found = [path for path in found if (path.parent / "initdb").exists()]
+    if not found:
+        raise RuntimeError("these tests need PostgreSQL's server: apt-get install postgresql")
+    return max(found, key=lambda path: [int(p) for p in path.parts if p.isdigit()]).parent
+
+
+class Postgres:
+    """A cluster in a short folder, as a socket's path must be; `start` it first."""
+
+    def __init__(self) -> None:
+        self._bin = binaries()
+        self._user = "postgres" if os.geteuid() == 0 else None
+        self.folder = Path(tempfile.mkdtemp(prefix="pg-", dir="/tmp"))
+        if self._user is not None:
+            owner = pwd.getpwnam(self._user)
+            os.chown(self.folder, owner.pw_uid, owner.pw_gid)
+        self._data, self._log = self.folder / "data", self.folder / "log"
+        self._server: psutil.Popen | None = None
+        self._count = 0
+        init = ["--username=tacit", "--auth=trust", "--encoding=UTF8", "--locale=C"]
+        # Not synced: a machine that goes down here takes the tests with it.
+        init += ["--data-checksums", "--no-sync", "--pgdata", str(self._data)]
+        self._popen(self._bin / "initdb", *init).wait(PATIENCE)
+        if not (self._data / "postgresql.conf").exists():
+            raise RuntimeError(f"initdb failed: {self._log.read_text()}")
+        settings = {
+            "listen_addresses": "''",
+            "unix_socket_directories": f"'{self.folder}'",
+            "unix_socket_permissions": "0700",
+            "fsync": "on",
+            "shared_buffers": "16MB",
+            "shared_memory_type": "mmap",
+            "dynamic_shared_memory_type": "mmap",
+            "max_connections": "40",
+            "autovacuum": "off",
+        }
+        with (self._data / "postgresql.conf").open("a") as file:
+            file.writelines(f"{name} = {value}\n" for name, value in settings.items())
+
+    def start(self) -> None:
+        """Starts the server, and waits until it has recovered and answers."""
+        self._server = self._popen(self._bin / "postgres", "-D", str(self._data))
+        limit = time.monotonic() + PATIENCE
+        while True:
+            try:
+                self._connect().close()
+                return
+            except psycopg.OperationalError as error:
+                if self._server.poll() is not None or time.monotonic() > limit:
+                    said = self._log.read_text()[-4000:]
+                    raise RuntimeError(f"PostgreSQL doesn't start: {said}") from error
+            time.sleep(0.02)
+
+    def kill(self) -> None:
+        """SIGKILL to the server and every process of it, as if all crashed at once."""
+        server = self._server
+        assert server is not None
+        server.suspend()  # So that it doesn't fork meanwhile.
+        family = [*server.children(recursive=True), server]
+        for process in family:
+            process.send_signal(signal.SIGKILL)
+        psutil.wait_procs(family, PATIENCE)
+        self._server = None
+
+    def stop(self) -> None:
+        """Ends the server and removes what it kept."""
+        if self._server is not None:
+            self._server.send_signal(signal.SIGINT)
+            self._server.wait(PATIENCE)
+            self._server = None
+        shutil.rmtree(self.folder)
+
+    def fresh(self) -> str:
+        """The URL of a new, empty database."""
+        self._count += 1
+        name = f"t{self._count}"
+        with self._connect() as connection:
+            connection.execute(f"CREATE DATABASE {name}")
+        return self.url(name)
+
+    def drop(self, url: str) -> None:
+        """Removes a database, whoever is connected."""
+        name = url.split("?")[0].rsplit("/", 1)[1]
+        with self._connect() as connection:
+            connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+    def url(self, name: str, user: str = "tacit") -> str:
+        """The URL of a database, whether or not there is one."""
+        return f"postgresql+psycopg://{user}@/{name}?host={self.folder}"
+
+    def _connect(self) -> psycopg.Connection[tuple[object, ...]]:
+        return psycopg.connect(
+            host=str(self.folder), user="tacit", dbname="postgres", autocommit=True
+        )
+
+    def _popen(self, *command: str | Path) -> psutil.Popen:
+        with self._log.open("a") as log:
+            return psutil.Popen(
+                [str(part) for part in command],
+                user=self._user,
+                group=self._user,
+                extra_groups=None if self._user is None else [],
+                cwd=self.folder,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                env={"PATH": os.environ.get("PATH", ""), "LC_ALL": "C", "TZ": "UTC"},
+            )
