@@ -184,16 +184,25 @@ class EvaluationSpec:
 
 @dataclass(frozen=True, slots=True)
 class BudgetSpec:
-    """Caps; see `tacit.privacy.budget.caps`."""
+    """Caps of this run; see `tacit.privacy.budget.caps`. Those of a population are policies.
+
+    Attributes:
+        epsilon: cap on the client's epsilon, or the record's where only that is protected.
+        record_epsilon: cap on the record's.
+        wait: seconds to wait for a review that a policy asks for; None waits for ever.
+    """
 
     epsilon: float | None
     record_epsilon: float | None
+    wait: float | None
 
     def __post_init__(self) -> None:
         if self.epsilon is not None:
             validate.positive("budget.epsilon", self.epsilon)
         if self.record_epsilon is not None:
             validate.positive("budget.record_epsilon", self.record_epsilon)
+        if self.wait is not None:
+            validate.nonnegative("budget.wait", self.wait)
 
 
 @dataclass(frozen=True, slots=True)

@@ -143,6 +143,10 @@ class Accountant:
         key = event.once()
         self._counts[key] = self._counts.get(key, 0) + event.count
 
+    def events(self) -> list[Event]:
+        """What was composed."""
+        return [event.times(count) for event, count in self._counts.items()]
+
     def epsilon(self) -> float:
         """The figure for everything composed so far; 0.0 before the first event."""
         if not self._counts:

@@ -6,13 +6,17 @@ that nothing is charged and nothing is sent.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
-from tacit.privacy import validate
+from tacit.privacy import participation, validate
+from tacit.privacy.claims import Claim
 from tacit.privacy.errors import BudgetError, ConfigError
 from tacit.privacy.ledger import Spending
+from tacit.privacy.log import leaves
+from tacit.privacy.log.leaves import Purpose
 from tacit.privacy.plan import PrivacyPlan
 
 
@@ -92,3 +96,41 @@ def caps(plan: PrivacyPlan, epsilon: float | None, record_epsilon: float | None)
             raise ConfigError(f"budget.record_epsilon={record_epsilon:g} needs privacy.record")
         policies.append(EpsilonCap("budget.record_epsilon", "record", record_epsilon))
     return AllOf(policies)
+
+
+@functools.lru_cache(maxsize=64)
+def planned(plan: PrivacyPlan) -> Spending:
+    """What a run will have spent when all its planned rounds are released at first attempt."""
+    spending = Spending({"client": plan.client_delta, "record": plan.record_delta})
+    evaluations = 0
+    if plan.evaluation is not None:
+        every = plan.evaluation.every
+        evaluations = plan.rounds // every + (plan.rounds % every > 0)
+    for purpose, claims, count in (
+        ("train", plan.training(), plan.rounds),
+        ("evaluate", plan.evaluating(), evaluations),
+    ):
+        if count:
+            spending.add(_many(plan, purpose, claims, count))
+    return spending
+
+
+def _many(plan: PrivacyPlan, purpose: Purpose, claims: list[Claim], count: int) -> leaves.Body:
+    """One leaf that adds what ``count`` charges do."""
+
+    def times(claim: Claim) -> Claim:
+        if claim.event is None or claim.per == "participation":
+            return claim
+        return replace(claim, event=claim.event.times(count))
+
+    return leaves.charge(
+        run="",
+        round=count,
+        attempt=0,
+        purpose=purpose,
+        plan_digest=plan.digest(),
+        cohort="",
+        claims=[times(claim) for claim in claims],
+        participations=participation.bound(count, plan.sampling_rate, plan.population),
+        noise_source=plan.noise_source,
+    )

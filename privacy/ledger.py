@@ -32,6 +32,20 @@ class ClaimKey:
     amplified: bool
 
 
+STATED = {
+    "client": ClaimKey("client", "public", True),
+    "client_unamplified": ClaimKey("client", "public", False),
+    "client_coordinator": ClaimKey("client", "coordinator", False),
+    "client_collusion": ClaimKey("client", "collusion", False),
+    "record": ClaimKey("record", "public", True),
+    "record_unamplified": ClaimKey("record", "public", False),
+    "record_coordinator": ClaimKey("record", "coordinator", True),
+    "record_collusion": ClaimKey("record", "collusion", True),
+    "record_local": ClaimKey("record", "local", True),
+}
+"""The figures beside every release, under their short names."""
+
+
 Row = tuple[ClaimKey, events.Event | None, str, str]
 
 
@@ -42,12 +56,13 @@ class Additions:
         self._takes: dict[tuple[ClaimKey, str, events.Event], int] = {}
         self._rows: set[ClaimKey] | None = None
         self._last: tuple[list[dict[str, Any]], list[Row]] = ([], [])
+        self._claimed: frozenset[ClaimKey] = frozenset()
 
     def copy(self) -> Additions:
         """The same past with its own future."""
         other = Additions()
         other._takes = dict(self._takes)
-        other._rows, other._last = self._rows, self._last
+        other._rows, other._last, other._claimed = self._rows, self._last, self._claimed
         return other
 
     def of(self, leaf: Mapping[str, Any]) -> list[tuple[ClaimKey, events.Event | None]]:
@@ -73,6 +88,11 @@ class Additions:
                 self._takes[place] = bound
         return found
 
+    def claimed(self, leaf: Mapping[str, Any]) -> frozenset[ClaimKey]:
+        """The rows that a leaf claims anything in."""
+        self._parsed(leaf["claims"])
+        return self._claimed
+
     def assumed(self, leaf: Mapping[str, Any]) -> list[tuple[ClaimKey, str]]:
         """What each row of a leaf assumes."""
         return [(key, assumes) for key, _, _, assumes in self._parsed(leaf["claims"])]
@@ -80,6 +100,7 @@ class Additions:
     def _parsed(self, claims: list[dict[str, Any]]) -> list[Row]:
         if claims != self._last[0]:
             self._last = (claims, [_row(claim) for claim in claims])
+            self._claimed = frozenset(key for key, event, *_ in self._last[1] if event)
         return self._last[1]
 
 
@@ -145,6 +166,22 @@ class Spending:
         known = [e for e in (own.epsilon() if own else None, implied) if e is not None]
         smallest = min(known, default=math.inf)
         return smallest if math.isfinite(smallest) else None
+
+    def stated(self) -> dict[str, float | None]:
+        """The figures that a release names, under their short names."""
+        return {
+            name: self.epsilon(key.unit, key.adversary, key.amplified)
+            for name, key in STATED.items()
+        }
+
+    def rows(self) -> list[ClaimKey]:
+        """The rows that any charge has."""
+        return list(self._releases)
+
+    def composed(self, key: ClaimKey) -> list[events.Event] | None:
+        """The events that a row's own figure composes; None where it isn't claimed."""
+        own = self._own(key)
+        return own.events() if own else None
 
     def _implying(self, key: ClaimKey) -> ClaimKey | None:
         """The client-level row that a record-level one follows from."""

@@ -11,9 +11,11 @@ import logging
 from dataclasses import dataclass
 from typing import Any
 
+from sqlalchemy.engine import Connection
+
 from tacit.configs.spec import RunSpec
 from tacit.privacy import ledger
-from tacit.privacy.budget import AllOf, caps
+from tacit.privacy.budget import AllOf, EpsilonCap, caps
 from tacit.privacy.claims import Claim
 from tacit.privacy.ledger import Spending
 from tacit.privacy.log import leaves
@@ -21,6 +23,7 @@ from tacit.privacy.log.leaves import Purpose
 from tacit.privacy.noise import Randomness
 from tacit.privacy.plan import PrivacyPlan
 from tacit.server.cohort import Sampler
+from tacit.server.governance import Governance
 from tacit.server.store import Store
 
 log = logging.getLogger("tacit.round")
@@ -57,8 +60,10 @@ class Charges:
 
     def __init__(self, run: str, spec: RunSpec, plan: PrivacyPlan, store: Store) -> None:
         self._run, self._plan, self._store = run, plan, store
+        self._population = store.run(run)["population"]
         self._randomness = Randomness(spec.seed)
         self._budget: AllOf = caps(plan, spec.budget.epsilon, spec.budget.record_epsilon)
+        self._governance = Governance(store)
         store.abandon_open_charges(run, "crash")
         bodies = [row["body"] for row in store.spending(run)]
         charged = [b for b in bodies if b["kind"] == "CHARGE"]
@@ -81,20 +86,44 @@ class Charges:
         self._aborted += [number] * charges
 
     def project(self, number: int, evaluates: bool) -> None:
-        """Asks the budget about a round, with all that it will charge.
+        """Asks the run's caps about a round, with all that it will charge.
 
         Raises:
-            BudgetError: a policy refuses it.
+            BudgetError: a cap refuses it.
         """
         projected = self.spending.copy()
-        purposes: tuple[Purpose, ...] = ("train", "evaluate") if evaluates else ("train",)
-        for purpose in purposes:
-            bound = self._sampler.upcoming(purpose)
-            projected.add(self._leaf(purpose, number, 0, "", bound))
+        for body in self._ahead(number, evaluates):
+            projected.add(body)
         self._budget.check(projected)
+        policy = self._governance.policy(self._population)
+        if policy is not None and policy.run_epsilon is not None:
+            name = f"run_epsilon of population={policy.population}"
+            EpsilonCap(name, policy.unit, policy.run_epsilon).check(projected)
 
-    def charge(self, purpose: Purpose, number: int) -> Charge:
-        """Draws a cohort and commits its charge, before anybody is asked."""
+    def awaits_review(self) -> str | None:
+        """Why the run may not begin before a reviewer said yes; None if it may.
+
+        Raises:
+            BudgetError: a reviewer said no.
+        """
+        return self._governance.awaits_review(self._run)
+
+    def check_release(self, c: Connection) -> None:
+        """Raises `BudgetError` if an audit froze releases; asked as a release is committed."""
+        self._governance.check_release(c)
+
+    def charge(self, purpose: Purpose, number: int, evaluates: bool = False) -> Charge:
+        """Draws a cohort and commits its charge, before anybody is asked.
+
+        Args:
+            purpose: "train" or "evaluate".
+            number: the round.
+            evaluates: whether an evaluation will be charged after the training: the policies
+                are asked for both at once.
+
+        Raises:
+            BudgetError: a policy of the population refuses it.
+        """
         log.debug("round %d: draw for %s", number, purpose)
         cohort = self._sampler.draw(purpose, number, self.aborts(number))
         log.debug("round %d: charge for %s", number, purpose)
@@ -102,11 +131,22 @@ class Charges:
         commitment, salt = self._sampler.commit(cohort)
         participations = self._sampler.note(purpose, cohort)
         body = self._leaf(purpose, number, attempt, commitment, participations)
-        index = self._store.append(body, (salt, cohort))
+        asked = [body, *self._ahead(number, evaluates)[1:]]
+        index = self._store.append(
+            body, (salt, cohort), lambda c: self._governance.check(c, self._run, asked)
+        )
         self._keys.append((number, purpose))
         self.spending.add(body)
         log.debug("round %d: charged for %s", number, purpose)
         return Charge(number, attempt, purpose, index, cohort)
+
+    def _ahead(self, number: int, evaluates: bool) -> list[leaves.Body]:
+        """What a round will charge."""
+        purposes: tuple[Purpose, ...] = ("train", "evaluate") if evaluates else ("train",)
+        return [
+            self._leaf(purpose, number, 0, "", self._sampler.upcoming(purpose))
+            for purpose in purposes
+        ]
 
     def release(self, charge: Charge, metrics: dict[str, float], evaluation: str) -> dict[str, Any]:
         """The RELEASE leaf that closes a charge; the caller commits it."""
@@ -124,18 +164,7 @@ class Charges:
 
     def epsilon(self) -> dict[str, float | None]:
         """What has been charged so far, against the public and against everybody."""
-        of = self.spending.epsilon
-        return {
-            "client": of("client", "public", True),
-            "client_unamplified": of("client", "public", False),
-            "client_coordinator": of("client", "coordinator", False),
-            "client_collusion": of("client", "collusion", False),
-            "record": of("record", "public", True),
-            "record_unamplified": of("record", "public", False),
-            "record_coordinator": of("record", "coordinator", True),
-            "record_collusion": of("record", "collusion", True),
-            "record_local": of("record", "local", True),
-        }
+        return self.spending.stated()
 
     def _leaf(
         self, purpose: Purpose, number: int, attempt: int, commitment: str, participations: int

@@ -37,6 +37,7 @@ from tacit.server.registry import ModelRegistry
 from tacit.server.store import Row, Store
 
 log = logging.getLogger("tacit.round")
+_REVIEW_POLL = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,21 +113,17 @@ class Coordinator:
                 be resumed.
         """
         identifier = self.run["id"]
+        self._wait_for_review()
         self._store.set_status(identifier, "running")
         failures = 0
         while self.state.round < self.spec.rounds:
             number = self.state.round + 1
             try:
                 self._charges.project(number, self._evaluates(number, "federated"))
-            except BudgetError as refusal:
-                status = "refused" if number == 1 else "stopped"
-                self._store.set_status(identifier, status, refusal.message)
-                if number == 1:
-                    raise
-                log.info("stopped after round %d: %s", self.state.round, refusal.message)
-                return
-            try:
                 result = self.step()
+            except BudgetError as refusal:
+                self._refused(number, refusal)
+                return
             except RoundError as error:
                 abandoned = self._store.abandon_open_charges(identifier, "abort")
                 self._charges.aborted(number, abandoned)
@@ -140,13 +137,52 @@ class Coordinator:
             yield result
         self._store.set_status(identifier, "finished")
 
+    def _refused(self, number: int, refusal: BudgetError) -> None:
+        """Ends a run that may not spend more; raises if it never released anything."""
+        identifier = self.run["id"]
+        self._charges.aborted(number, self._store.abandon_open_charges(identifier, "refused"))
+        status = "refused" if number == 1 else "stopped"
+        self._store.set_status(identifier, status, refusal.message)
+        if number == 1:
+            raise refusal
+        log.info("stopped after round %d: %s", self.state.round, refusal.message)
+
+    def _wait_for_review(self) -> None:
+        """Returns when the policy asks for no review, or a reviewer said yes.
+
+        Raises:
+            BudgetError: a reviewer said no, or nobody said anything for ``budget.wait``.
+        """
+        identifier, limit = self.run["id"], self.spec.budget.wait
+        if self.state.round > 0:
+            return
+        began, said = time.monotonic(), False
+        while True:
+            try:
+                reason = self._charges.awaits_review()
+            except BudgetError as refusal:
+                self._store.set_status(identifier, "refused", refusal.message)
+                raise
+            if reason is None:
+                return
+            if not said:
+                self._store.set_status(identifier, "waiting", reason)
+                log.warning("waiting: %s; tacit ledger approve %s --key FILE", reason, identifier)
+                said = True
+            if limit is not None and time.monotonic() - began >= limit:
+                raise BudgetError(
+                    f"run={identifier} waits for a review: {reason}",
+                    f"tacit ledger approve {identifier} --key FILE, then --resume {identifier}",
+                )
+            time.sleep(_REVIEW_POLL)
+
     def step(self) -> RoundResult:
         """One round."""
         began = time.perf_counter()
         number = self.state.round + 1
 
         # 1. Draw the cohort; charge before anybody is asked.
-        charge = self._charges.charge("train", number)
+        charge = self._charges.charge("train", number, self._evaluates(number, "federated"))
 
         # 2. Clients train; their bounded updates are summed.
         log.debug("round %d: train", number)
@@ -182,10 +218,11 @@ class Coordinator:
         )
         log.debug("round %d: release", number)
         self._store.release(
-            [*leaves, {**leaf, "artifact": artifact}],
+            [*leaves, {**leaf, "artifact": artifact, "epsilon": result.epsilon}],
             self._version(result, charge),
             self._row(result),
             saved,
+            self._charges.check_release,
         )
         log.debug("round %d: released", number)
         self.state = after

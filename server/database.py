@@ -7,7 +7,8 @@ PostgreSQL that is lost *during* COMMIT leaves open whether the whole block happ
 resuming reads which.)
 
 SQLite: WAL with synchronous=FULL, writers by BEGIN IMMEDIATE. PostgreSQL: one advisory lock
-held by the writing transaction, synchronous_commit on.
+held by the writing transaction, synchronous_commit on. Either gives up after a minute's wait
+for another writer.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from tacit.privacy.errors import ConfigError, StorageError
 
 # Any number that other users of the database are unlikely to lock.
 _WRITERS = 0x7461636974
+_PATIENCE = 60
 
 
 class Database:
@@ -93,13 +95,12 @@ def parse(text: str) -> sa.URL:
     """
     try:
         url = sa.make_url(text)
-    except sa.exc.ArgumentError as error:
-        raise ConfigError(f"database={text} isn't a URL", _EXAMPLE) from error
+    except (sa.exc.ArgumentError, ValueError):
+        # Neither quoted nor chained: what isn't a URL may still have a password in it.
+        raise ConfigError("database=... isn't a URL", _EXAMPLE) from None
     if url.get_backend_name() not in ("sqlite", "postgresql"):
         raise ConfigError(f"database={url.render_as_string()} must be PostgreSQL", _EXAMPLE)
-    if url.drivername == "postgresql":
-        url = url.set(drivername="postgresql+psycopg")
-    return url
+    return url if is_sqlite(url) else url.set(drivername="postgresql+psycopg")
 
 
 _EXAMPLE = "such as postgresql://user@host/tacit; left out, it is SQLite in the home"
@@ -111,7 +112,7 @@ def is_sqlite(url: sa.URL) -> bool:
 
 
 def _sqlite(url: sa.URL) -> Engine:
-    engine = sa.create_engine(url, connect_args={"timeout": 60})
+    engine = sa.create_engine(url, connect_args={"timeout": _PATIENCE})
 
     @sa.event.listens_for(engine, "connect")
     def connect(connection: Any, _: Any) -> None:
@@ -142,9 +143,11 @@ def _postgresql(url: sa.URL) -> Engine:
     @sa.event.listens_for(engine, "begin")
     def begin(connection: Connection) -> None:
         if connection.get_execution_options().get("writes"):
-            connection.exec_driver_sql("SET TRANSACTION ISOLATION LEVEL READ COMMITTED")
-            connection.exec_driver_sql("SET LOCAL synchronous_commit TO on")
-            connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_WRITERS})")
+            connection.exec_driver_sql(
+                "SET TRANSACTION ISOLATION LEVEL READ COMMITTED;"
+                f"SET LOCAL synchronous_commit TO on; SET LOCAL lock_timeout TO '{_PATIENCE}s';"
+                f"SELECT pg_advisory_xact_lock({_WRITERS})"
+            )
 
     return engine
 
@@ -154,28 +157,33 @@ def explained() -> Iterator[None]:
     """Turns the engines' errors into a `StorageError` that says what to do."""
     try:
         yield
-    except sa.exc.IntegrityError as error:
-        raise StorageError(
-            f"the database refused a double entry: {_first(error)}",
-            "another process works on this run?",
-        ) from error
     except sa.exc.DBAPIError as error:
         text = _first(error)
-        raise StorageError(f"the database failed: {text}", _hint(text)) from error
+        if isinstance(error, sa.exc.IntegrityError) and "UNIQUE" in text.upper():
+            what, hint = "refused a double entry", "another process works on this run?"
+        else:
+            what, hint = "failed", _hint(text)
+        raise StorageError(f"the database {what}: {text}", hint) from error
 
 
 def _first(error: sa.exc.DBAPIError) -> str:
-    return str(error.orig).strip().splitlines()[0]
+    lines = str(error.orig).strip().splitlines()
+    return lines[0] if lines else type(error.orig).__name__
 
 
+# The first that fits: a refused connection says "connection" too.
 _HINTS = {
     ("full", "disk I/O", "No space"): "free space and use --resume; nothing that was committed "
     "is lost",
-    ("readonly", "unable to open"): "choose another with --home or TACIT_HOME",
-    ("locked",): "another process has held it for a minute",
+    ("readonly", "unable to open", "read-only"): "choose another with --home or TACIT_HOME",
     ("append-only",): "leaves and versions are never changed; somebody tried",
-    ("connect", "server closed", "terminating"): "is PostgreSQL up? once it is, use --resume; "
-    "nothing that was committed is lost",
+    ("is locked", "lock timeout"): "another process has held it for a minute",
+    ("does not exist",): "create it first, with createuser and createdb",
+    ("authentication", "no password supplied"): "PGPASSWORD or ~/.pgpass can hold the password",
+    ("permission denied",): "make its user the database's owner",
+    ("connect", "server closed", "terminating", "starting up", "shutting down", "recovery"): (
+        "is PostgreSQL up? once it is, use --resume; nothing that was committed is lost"
+    ),
 }
 
 

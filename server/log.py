@@ -16,6 +16,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from tacit.privacy.errors import StorageError
 from tacit.privacy.log import leaves, merkle
 from tacit.privacy.log.notes import Checkpoint, SignerKey, sign_note
 from tacit.server import tables as t
@@ -34,9 +35,18 @@ class Log:
     Args:
         connection: of a writing transaction.
         signer: the key of the ledger.
+
+    Raises:
+        StorageError: it is no longer: another process rotated it.
     """
 
     def __init__(self, connection: Connection, signer: SignerKey) -> None:
+        wanted = newest_key(connection)
+        if wanted not in (None, str(signer.verifier)):
+            raise StorageError(
+                f"the ledger's key was changed to {wanted} since this process opened it",
+                "start it again, with --resume if a run was under way",
+            )
         self._c, self._signer = connection, signer
         self._size = self._began = size(connection)
 
@@ -125,6 +135,13 @@ def keys(c: Connection) -> Iterator[dict[str, Any]]:
     """The KEY leaves, oldest first."""
     query = sa.select(t.leaves.c.body).where(t.leaves.c.kind == "KEY").order_by(t.leaves.c.index)
     return (json.loads(body) for (body,) in c.execute(query))
+
+
+def newest_key(c: Connection) -> str | None:
+    """The ledger's key, as C2SP writes it; None if it has none yet."""
+    query = sa.select(t.leaves.c.body).where(t.leaves.c.kind == "KEY")
+    found = c.execute(query.order_by(t.leaves.c.index.desc()).limit(1)).scalar()
+    return None if found is None else str(json.loads(found)["key"])
 
 
 def bodies(c: Connection, kinds: Sequence[str], after: int = -1) -> list[tuple[int, Any]]:

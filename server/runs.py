@@ -69,6 +69,7 @@ def spec_of(run: Row) -> RunSpec:
             f"run={run['id']} was started by an older tacit ({run['code']})",
             "finish it with that version",
         )
+    found["budget"] = {"wait": None, **found["budget"]}
     return RunSpec.from_dict({"population": None, **found})
 
 

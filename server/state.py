@@ -41,7 +41,7 @@ class State:
         arrays["round"] = np.array([self.round])
         data = encode(arrays)
         digest = hashlib.sha256(data).hexdigest()
-        write_durably(_path(folder, digest), data)
+        write_durably(file_of(folder, digest), data)
         return digest
 
     @classmethod
@@ -51,7 +51,7 @@ class State:
         Raises:
             StorageError: the file is gone, or isn't what was written.
         """
-        path = _path(folder, digest)
+        path = file_of(folder, digest)
         with explained(f"state {path} can't be read"):
             data = path.read_bytes()
         if hashlib.sha256(data).hexdigest() != digest:
@@ -64,9 +64,10 @@ class State:
 def forget(folder: Path, keep: str) -> None:
     """Deletes a run's states but the one the database names; safe at any time after commit."""
     for path in folder.glob("state-*.safetensors"):
-        if path != _path(folder, keep):
+        if path != file_of(folder, keep):
             path.unlink(missing_ok=True)
 
 
-def _path(folder: Path, digest: str) -> Path:
+def file_of(folder: Path, digest: str) -> Path:
+    """Where the state of this SHA-256 is."""
     return folder / f"state-{digest[:32]}.safetensors"

@@ -48,12 +48,14 @@ class Store:
     def __init__(self, home: Home) -> None:
         self.home = home
         self.database = Database(keys.place(home))
-        with home.lock("migrate.lock"):
-            self.database.migrate()
-            if is_sqlite(self.database.url):
-                home.database.chmod(0o600)
-            keys.remember(home, self.database.url)
-            self.signer = keys.opened(home, self.database)
+        with contextlib.ExitStack() as failing:
+            failing.callback(self.close)
+            with home.lock(keys.LOCK):
+                self.database.migrate()
+                if is_sqlite(self.database.url):
+                    home.database.chmod(0o600)
+                self.signer = keys.opened(home, self.database)
+            failing.pop_all()
 
     def close(self) -> None:
         """Releases the connections."""

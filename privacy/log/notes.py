@@ -204,6 +204,11 @@ class Checkpoint:
         return cls(origin, int(size), _decode("a checkpoint's root", root), tuple(extensions))
 
 
+def signed(note: str) -> Checkpoint:
+    """What a signed note says, whoever signed it: for looking up whose signature it needs."""
+    return Checkpoint.parse(note.partition("\n\n")[0] + "\n")
+
+
 def sign_note(text: str, *signers: SignerKey) -> str:
     """The note of ``text`` with a signature by each signer, in their order.
 

@@ -32,9 +32,30 @@ def open_store(home: str | None) -> Store:
     from tacit.server.store import Store
 
     root = Path(home or os.environ.get("TACIT_HOME") or DEFAULT)
-    if not (root / "tacit.db").is_file():
+    if not any((root / name).is_file() for name in ("tacit.db", "database.url")):
         raise StorageError(f"home={root} holds no tacit database", "tacit simulate makes one")
     return Store(Home(root))
+
+
+def open_or_make_store(home: str | None) -> Store:
+    """The database of a home, which is made if it isn't there."""
+    from tacit.server.home import Home
+    from tacit.server.store import Store
+
+    return Store(Home(home))
+
+
+def written(to: str, data: bytes) -> None:
+    """Writes a result to a file that isn't there yet, and says so."""
+    from pathlib import Path
+
+    from tacit.privacy.errors import StorageError
+    from tacit.server.home import write_durably
+
+    if Path(to).exists():
+        raise StorageError(f"{to} is there already", "choose another name, or remove it")
+    write_durably(Path(to), data)
+    print(to)
 
 
 def print_json(value: Any) -> None:
@@ -58,3 +79,20 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[obje
 def number(value: float | None, digits: int = 4, none: str = "not claimed") -> str:
     """A figure for a table."""
     return none if value is None else f"{value:.{digits}f}"
+
+
+def print_claims(title: str, table: list[dict[str, Any]]) -> None:
+    """Rows of `Spending.table`; what they assume is below, since it is too long for a column."""
+    notes: list[str] = []
+    rows = []
+    for c in table:
+        if c["assumes"] not in notes:
+            notes.append(c["assumes"])
+        figures = (number(c["epsilon"]), c["method"] or "", number(c["cross_check"], none=""))
+        amplified = "yes" if c["amplified"] else "no"
+        note = f"[{notes.index(c['assumes']) + 1}]"
+        rows.append((c["unit"], c["adversary"], amplified, *figures, f"{c['delta']:.3g}", note))
+    columns = ["unit", "against", "amp.", "epsilon", "by", "check", "delta", "note"]
+    print_table(title, columns, rows)
+    for i, note in enumerate(notes, 1):
+        print(f"[{i}] {note}")

@@ -1,4 +1,4 @@
-"""``tacit ledger``: what was charged."""
+"""``tacit ledger``: what was charged, whether it is true, and proofs for others."""
 
 from __future__ import annotations
 
@@ -6,14 +6,32 @@ from typing import Annotated, Any
 
 import typer
 
-from tacit.cli.common import HomeOption, JsonOption, number, open_store, print_json, print_table
+from tacit.cli import policy
+from tacit.cli.common import (
+    HomeOption,
+    JsonOption,
+    open_store,
+    print_claims,
+    print_json,
+    print_table,
+    written,
+)
 
-app = typer.Typer(help="What was charged, for which release.", no_args_is_help=True)
+app = typer.Typer(
+    help="What was charged, for which release, and whether it holds.", no_args_is_help=True
+)
+policy.register(app)
+
+Kept = Annotated[
+    list[str] | None,
+    typer.Option("--checkpoint", metavar="FILE", help="A checkpoint that somebody kept."),
+]
+To = Annotated[str | None, typer.Option("--to", metavar="FILE", help="Where to write it.")]
 
 
 @app.callback()
 def _group() -> None:
-    """What was charged, for which release."""
+    """What was charged, for which release, and whether it holds."""
 
 
 @app.command()
@@ -44,40 +62,146 @@ def show(
                 leaf["body"]["at"],
                 leaf["run"],
                 leaf["kind"],
-                leaf["body"]["round"],
-                leaf["body"]["purpose"],
+                leaf["body"].get("round"),
+                leaf["body"].get("purpose"),
                 _what(leaf["body"]),
             )
             for leaf in leaves
         ],
     )
     for identifier, table in totals.items():
-        _totals(f"run {identifier}", table)
+        print_claims(f"run {identifier}", table)
         if actual[identifier]:
-            _totals("at the survivors there were (the operator's to know)", actual[identifier])
+            print_claims("at the survivors there were (the operator's to know)", actual[identifier])
 
 
-def _totals(title: str, table: list[dict[str, Any]]) -> None:
-    """The rows; what they assume is below, since it is too long for a column."""
-    notes: list[str] = []
-    rows = []
-    for c in table:
-        if c["assumes"] not in notes:
-            notes.append(c["assumes"])
-        figures = (number(c["epsilon"]), c["method"] or "", number(c["cross_check"], none=""))
-        amplified = "yes" if c["amplified"] else "no"
-        note = f"[{notes.index(c['assumes']) + 1}]"
-        rows.append((c["unit"], c["adversary"], amplified, *figures, f"{c['delta']:.3g}", note))
-    columns = ["unit", "against", "amp.", "epsilon", "by", "check", "delta", "note"]
-    print_table(title, columns, rows)
-    for i, note in enumerate(notes, 1):
-        print(f"[{i}] {note}")
+@app.command()
+def verify(kept: Kept = None, as_json: JsonOption = False, home: HomeOption = None) -> None:
+    """Check the whole home against its log: every row, every model, every signature."""
+    from pathlib import Path
+
+    from rich.progress import Progress, TextColumn
+
+    from tacit.privacy.log.command import described
+    from tacit.server import check
+    from tacit.server.home import explained
+
+    store = open_store(home)
+    notes = []
+    for name in kept or []:
+        with explained(f"{name} can't be read"):
+            notes.append(Path(name).read_text())
+    with Progress(TextColumn("{task.completed} leaves"), transient=True, console=stderr()) as bar:
+        task = bar.add_task("verify", total=None)
+        report = check.verify(store, notes, progress=lambda n: bar.update(task, completed=n))
+    if as_json:
+        print_json(report.to_json())
+    else:
+        print(described(report))
+    raise typer.Exit(0 if report.holds else 1)
 
 
-def _what(body: dict[str, object]) -> str:
+@app.command()
+def checkpoint(to: To = None, home: HomeOption = None) -> None:
+    """Print the newest signed checkpoint: keep it, and nobody can take leaves back unnoticed."""
+    note = open_store(home).checkpoint()
+    if to is None:
+        print(note, end="")
+    else:
+        written(to, note.encode())
+
+
+@app.command()
+def prove(
+    leaf: Annotated[int, typer.Argument(help="The leaf's number, as in tacit ledger show.")],
+    to: To = None,
+    home: HomeOption = None,
+) -> None:
+    """Prove that one leaf is in the ledger, without showing the others (JSON)."""
+    import json
+
+    from tacit.server.exports import prove as proved
+
+    text = json.dumps(proved(open_store(home), leaf))
+    if to is None:
+        print(text)
+    else:
+        written(to, f"{text}\n".encode())
+
+
+@app.command()
+def export(
+    to: Annotated[str, typer.Option("--to", metavar="FILE", help="Where to write the bundle.")],
+    artifacts: Annotated[
+        str, typer.Option(help="Models that go along: none, newest (of each run) or all.")
+    ] = "none",
+    as_json: JsonOption = False,
+    home: HomeOption = None,
+) -> None:
+    """Write the whole ledger to one file, which tacit-verify checks anywhere."""
+    from tacit.server.exports import export as exported
+
+    found = exported(open_store(home), to, artifacts)
+    if as_json:
+        print_json(found)
+    else:
+        print(f"{found['leaves']} leaves -> {to} (sha256 {found['sha256']})")
+        print(f"check it with: tacit-verify {to} --key '{found['key']}'")
+
+
+@app.command()
+def diff(
+    old: Annotated[str, typer.Argument(help="A bundle from earlier.")],
+    new: Annotated[
+        str | None, typer.Argument(help="A later bundle; this home if left out.")
+    ] = None,
+    as_json: JsonOption = False,
+    home: HomeOption = None,
+) -> None:
+    """Show what was appended since, and how much more was spent; fails if anything changed."""
+    from tacit.server.exports import difference
+
+    found = difference(old, new, None if new is not None else open_store(home))
+    if as_json:
+        print_json(found)
+    else:
+        rows = [(x["leaf"], x["at"], x["run"], x["kind"]) for x in found["appended"]]
+        print_table(f"{len(rows)} leaves were appended", ["leaf", "at", "run", "kind"], rows)
+        spent = [
+            (x["run"], x["unit"], x["adversary"], "yes" if x["amplified"] else "no", *x["epsilon"])
+            for x in found["spent"]
+        ]
+        columns = ["run", "unit", "against", "amp.", "epsilon before", "and now"]
+        print_table("what that spent", columns, spent)
+        for problem in found["problems"]:
+            print(f"WRONG {problem}")
+    raise typer.Exit(1 if found["problems"] else 0)
+
+
+def stderr() -> Any:
+    """A console on stderr: progress belongs there."""
+    from rich.console import Console
+
+    return Console(stderr=True)
+
+
+def _what(body: dict[str, Any]) -> str:
     if body["kind"] == "RELEASE":
         name = f"{body['name']}@{body['number']} " if "name" in body else ""
         return f"{name}under charge {body['charge']}"
     if body["kind"] == "ABANDON":
         return f"nothing revealed: {body['reason']}"
-    return f"attempt {body['attempt']}, plan {str(body['plan'])[:12]}"
+    if body["kind"] == "CHARGE":
+        return f"attempt {body['attempt']}, plan {str(body['plan'])[:12]}"
+    if body["kind"] == "PLAN":
+        return f"{body['name']} on population={body['population']}, plan {body['plan'][:12]}"
+    if body["kind"] == "STATUS":
+        return str(body["status"])
+    if body["kind"] == "POLICY":
+        set_ = {k: v for k, v in body["policy"].items() if v not in (None, [])}
+        return ", ".join(f"{k}={v}" for k, v in set_.items())
+    if body["kind"] == "APPROVAL":
+        return f"{body['verdict']} by {body['key'].partition('+')[0]}: {body['note']}"
+    if body["kind"] == "AUDIT":
+        return f"{body['method']}, {body['stage']}"
+    return str(body["key"])

@@ -11,13 +11,15 @@ revision = "0002"
 down_revision = "0001"
 
 _FROZEN = ("leaves", "nodes", "checkpoints", "cohorts", "versions", "rounds")
-_KEYS = {
-    "leaves": ("index",),
-    "nodes": ("level", "index"),
-    "checkpoints": ("size",),
-    "cohorts": ("leaf",),
-    "versions": ("id",),
-    "rounds": ("run", "round"),
+# Whatever a new row may not have in common with an old one.
+_UNIQUE: dict[str, tuple[tuple[str, ...], ...]] = {
+    "leaves": (("index",),),
+    "nodes": (("level", "index"),),
+    "checkpoints": (("size",),),
+    "cohorts": (("leaf",),),
+    "versions": (("id",), ("release",), ("name", "number"), ("run", "round")),
+    "rounds": (("run", "round"),),
+    "runs": (("id",),),
 }
 _FIXED = ("id", "name", "created_at", "spec", "spec_digest", "plan", "plan_digest", "code")
 _FIXED_RUN = (*_FIXED, "population", "key")
@@ -79,14 +81,16 @@ def _sqlite() -> None:
                 f"CREATE TRIGGER {table}_no_{verb.lower()} BEFORE {verb} ON {table} BEGIN "
                 f"SELECT RAISE(ABORT, '{table} is append-only'); END"
             )
-        # INSERT OR REPLACE deletes without the trigger above.
-        same = " AND ".join(f'"{key}" = NEW."{key}"' for key in _KEYS[table])
+    for table, unique in _UNIQUE.items():
+        # INSERT OR REPLACE deletes without a trigger's being asked, by rowid too.
+        same = [" AND ".join(f'"{name}" = NEW."{name}"' for name in names) for names in unique]
+        found = " OR ".join(f"({condition})" for condition in (*same, "rowid = NEW.rowid"))
         op.execute(
             f"CREATE TRIGGER {table}_no_replace BEFORE INSERT ON {table} "
-            f"WHEN EXISTS (SELECT 1 FROM {table} WHERE {same}) BEGIN "
+            f"WHEN EXISTS (SELECT 1 FROM {table} WHERE {found}) BEGIN "
             f"SELECT RAISE(ABORT, 'UNIQUE: {table} is append-only'); END"
         )
-    changed = " OR ".join(f"NEW.{name} IS NOT OLD.{name}" for name in _FIXED_RUN)
+    changed = " OR ".join(f"NEW.{name} IS NOT OLD.{name}" for name in ("rowid", *_FIXED_RUN))
     refuse = "BEGIN SELECT RAISE(ABORT, 'runs is append-only but for its progress'); END"
     op.execute(f"CREATE TRIGGER runs_fixed BEFORE UPDATE ON runs WHEN {changed} {refuse}")
     op.execute(f"CREATE TRIGGER runs_no_delete BEFORE DELETE ON runs {refuse}")

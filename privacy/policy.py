@@ -1,0 +1,180 @@
+"""What may be spent on a population: the terms of a POLICY leaf.
+
+Caps over a population compose every charge of every run and model that touched it. Which runs
+there are, and with which parameters, is decided as results come in, so a privacy loss
+distribution composed after the fact proves nothing. A **Renyi filter** does: with the order
+alpha and the budget B fixed beforehand, charges are admitted while the sum of their Renyi
+divergences of order alpha stays within B, whatever made each of them be asked for (Feldman and
+Zrnic 2021, "Individual privacy accounting via a Renyi filter", arXiv:2008.11193, Theorem 4.3;
+Lecuyer 2021, arXiv:2103.01379). What was released then is (alpha, B)-RDP, and (epsilon, delta)-DP
+with the epsilon of Canonne, Kamath and Steinke 2020, Proposition 12. The order is part of the
+policy for that reason: choosing the best one afterwards isn't covered by the theorem.
+
+Unit and relation are those of the rows that are summed (`tacit.privacy.claims`).
+It doesn't guarantee that two populations of different names don't overlap.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from datetime import datetime
+from typing import Any
+
+import numpy as np
+from dp_accounting.rdp import compute_epsilon
+
+from tacit.privacy import validate
+from tacit.privacy.accountant import MINIMUM_DELTA
+from tacit.privacy.discrete import renyi
+from tacit.privacy.errors import ConfigError, MessageError
+from tacit.privacy.events import Event
+from tacit.privacy.ledger import ClaimKey
+from tacit.privacy.log.notes import VerifierKey
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """What may be spent on one population; None asks nothing.
+
+    Attributes:
+        population: its name.
+        unit: "client" or "record": whose epsilon the caps below are on.
+        amplified: whether the secrecy of draws is counted on.
+        epsilon: cap on what all runs together spend against the public.
+        delta: at which that cap is stated.
+        window_days: the cap holds for every span of so many days; None for all time.
+        order: of the Renyi filter, > 1; fixed with the policy.
+        run_epsilon: cap on one run, at the run's own delta.
+        separation_hours: least time between the last charge of any other run and the first of
+            one.
+        review_epsilon: a run planned to spend more waits for a reviewer.
+        reviewers: their keys, as C2SP signed notes write them. If there are any, only one of
+            them can change the policy.
+    """
+
+    population: str
+    unit: str = "client"
+    amplified: bool = True
+    epsilon: float | None = None
+    delta: float | None = None
+    window_days: float | None = None
+    order: float | None = None
+    run_epsilon: float | None = None
+    separation_hours: float | None = None
+    review_epsilon: float | None = None
+    reviewers: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.population:
+            raise ConfigError("population= must not be empty")
+        validate.one_of("unit", self.unit, ("client", "record"))
+        for name in ("epsilon", "window_days", "run_epsilon", "separation_hours", "review_epsilon"):
+            value = getattr(self, name)
+            if value is not None:
+                validate.positive(name, value)
+        self._check_cap()
+        if self.review_epsilon is not None and not self.reviewers:
+            raise ConfigError(
+                f"review_epsilon={self.review_epsilon:g} needs a reviewer's key",
+                "tacit ledger keygen makes one",
+            )
+        for text in self.reviewers:
+            try:
+                VerifierKey.parse(text)
+            except MessageError as error:
+                raise ConfigError(f"reviewer={text} isn't a key: {error}") from error
+
+    def _check_cap(self) -> None:
+        if (self.epsilon is None) != (self.delta is None):
+            raise ConfigError(f"epsilon={self.epsilon} and delta={self.delta} go together")
+        if (self.epsilon is None) != (self.order is None):
+            raise ConfigError(f"epsilon={self.epsilon} and order={self.order} go together")
+        if self.window_days is not None and self.epsilon is None:
+            raise ConfigError(f"window_days={self.window_days:g} needs an epsilon to cap")
+        if self.window_days is not None and self.unit == "record":
+            raise ConfigError(
+                f"window_days={self.window_days:g} can't be combined with unit=record: a bound on "
+                "a client's participations since the first round says nothing of those in a window",
+                "cap the client, or leave window_days out",
+            )
+        if self.delta is not None:
+            validate.open_unit("delta", self.delta)
+            if self.delta < MINIMUM_DELTA:
+                raise ConfigError(f"delta={self.delta:g} must be at least {MINIMUM_DELTA:g}")
+        if self.order is not None and self.order not in renyi.ORDERS:
+            raise ConfigError(f"order={self.order:g} must be one of the accountant's orders")
+
+    @property
+    def row(self) -> ClaimKey:
+        """The row of a charge that caps are on."""
+        return ClaimKey(self.unit, "public", self.amplified)
+
+    def to_json(self) -> dict[str, Any]:
+        """The terms, as a leaf writes them."""
+        return {**asdict(self), "reviewers": list(self.reviewers)}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Policy:
+        """Reads a leaf's terms.
+
+        Raises:
+            ConfigError: a field is missing, unknown or out of range.
+        """
+        names = {field.name for field in fields(cls)}
+        if set(value) != names:
+            raise ConfigError(f"policy fields={sorted(value)} aren't {sorted(names)}")
+        numbers = names - {"population", "unit", "amplified", "reviewers"}
+        for name in numbers:
+            found = value[name]
+            if isinstance(found, bool) or not isinstance(found, int | float | None):
+                raise ConfigError(f"{name}={found!r} should be a number")
+        if not isinstance(value["amplified"], bool) or not isinstance(value["reviewers"], list):
+            raise ConfigError("amplified and reviewers should be true or false, and a list")
+        if not all(isinstance(x, str) for x in (value["population"], *value["reviewers"])):
+            raise ConfigError("population and reviewers should be words")
+        return cls(**{**value, "reviewers": tuple(value["reviewers"])})
+
+
+def best_order(epsilon: float, delta: float) -> float:
+    """The order at which a filter admits most of a Gaussian's charges.
+
+    A Gaussian's divergence is rho alpha; the order with the largest rho that still converts to
+    ``epsilon`` is taken, once, before anything is spent.
+    """
+    allowed = [budget(epsilon, delta, float(a)) / a for a in renyi.ORDERS]
+    return float(renyi.ORDERS[int(np.argmax(allowed))])
+
+
+@functools.lru_cache(maxsize=4096)
+def budget(epsilon: float, delta: float, order: float) -> float:
+    """Largest Renyi divergence of this order that converts to at most ``epsilon`` at ``delta``."""
+    # The conversion adds a constant to the divergence, but is cut off at 0: ask far above it.
+    far = 1000.0
+    return epsilon - (_converted(far, order, delta) - far)
+
+
+def spent(divergence: float, delta: float, order: float) -> float:
+    """The epsilon of a divergence, at the filter's order."""
+    return _converted(divergence, order, delta) if math.isfinite(divergence) else math.inf
+
+
+def _converted(divergence: float, order: float, delta: float) -> float:
+    return float(compute_epsilon([order], [divergence], delta)[0])
+
+
+def divergence(event: Event, order: float) -> float:
+    """Renyi divergence of one run of an event at one of the accountant's orders."""
+    return float(renyi.curve(event.once())[_place(order)]) * event.count
+
+
+@functools.lru_cache(maxsize=256)
+def _place(order: float) -> int:
+    return int(np.flatnonzero(order == renyi.ORDERS)[0])
+
+
+def seconds(at: str) -> float:
+    """A leaf's time as seconds since 1970."""
+    return datetime.fromisoformat(at).timestamp()

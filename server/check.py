@@ -1,0 +1,291 @@
+"""Checks a whole home against its log: every row, every model, the database's own triggers.
+
+`tacit.privacy.log.verify` takes the leaves; here all else that the home says is compared with
+them: columns beside a leaf, nodes of the tree, every checkpoint ever signed, runs, versions,
+rounds and cohorts, through their commitments where a leaf has only those, artifacts and states
+through their digests, and the schema through a fresh one's.
+
+A change that leaves all of that as it was (of bytes that no table uses, or of reports, which
+are made from it) isn't found, nor is anything that was changed before it was first written.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from tacit.privacy.errors import MessageError
+from tacit.privacy.log import leaves
+from tacit.privacy.log.leaves import sealed
+from tacit.privacy.log.notes import Checkpoint, open_note
+from tacit.privacy.log.verify import Report, Verifier, parsed
+from tacit.server import keys, schema
+from tacit.server import tables as t
+from tacit.server.registry import ModelRegistry
+from tacit.server.state import file_of
+from tacit.server.store import Store
+
+Leaf = dict[str, Any]
+Problem = tuple[int | None, str]
+
+
+def verify(
+    store: Store,
+    kept: list[str] | None = None,
+    pinned: list[str] | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> Report:
+    """Verifies a home: its log, and everything else against the log.
+
+    Args:
+        store: of the home.
+        kept: checkpoints that somebody kept from earlier.
+        pinned: keys that must have signed the ledger.
+        progress: called with the number of leaves read, now and then.
+    """
+    verifier = Verifier()
+    with store.database.reading() as c:
+        home = _Home(store, c, verifier)
+        for problem in home.log(progress):
+            verifier.wrong(*problem)
+        for problem in home.rest():
+            verifier.wrong(*problem)
+        return verifier.finish(store.checkpoint(), kept or [], pinned or [])
+
+
+class _Home:
+    """One state of a home's database, beside its log."""
+
+    def __init__(self, store: Store, c: Connection, verifier: Verifier) -> None:
+        self._store, self._c, self._verifier = store, c, verifier
+        self._plans: dict[str, Leaf] = {}
+        self._status: dict[str, tuple[int, Leaf]] = {}
+        self._charges: dict[int, Leaf] = {}
+        self._releases: dict[int, Leaf] = {}
+
+    def log(self, progress: Callable[[int], None] | None) -> Iterator[Problem]:
+        """Leaves with the columns beside them, nodes, checkpoints."""
+        query = sa.select(t.leaves).order_by(t.leaves.c.index)
+        rows = self._c.execution_options(yield_per=1000).execute(query)
+        for count, row in enumerate(rows):
+            if row.index != count:
+                yield count, f"the leaf after {count - 1} has index {row.index}"
+            self._verifier.add(row.body)
+            hashed = self._verifier.tree.node(0, count).hex()
+            try:
+                body = parsed(row.body)
+                self._sort(count, body)
+                said = (row.run, row.kind, row.hash)
+                if said != (body.get("run"), body.get("kind"), hashed):
+                    yield count, f"its columns {said} aren't those of the leaf"
+            except MessageError:
+                # The verifier says it.
+                continue
+            if progress is not None and count % 1000 == 0:
+                progress(count)
+        yield from self._nodes()
+        yield from self._checkpoints()
+
+    def rest(self) -> Iterator[Problem]:
+        """Everything that isn't the log."""
+        for problem in schema.problems(self._c, self._store.database):
+            yield None, problem
+        yield from self._runs()
+        yield from self._versions()
+        yield from self._cohorts()
+
+    def _sort(self, index: int, body: Leaf) -> None:
+        kind = body.get("kind")
+        if kind == "PLAN":
+            self._plans[body["run"]] = body
+        elif kind == "STATUS":
+            self._status[body["run"]] = (index, body)
+        elif kind == "CHARGE":
+            self._charges[index] = body
+        elif kind == "RELEASE" and "artifact" in body:
+            self._releases[index] = body
+
+    def _nodes(self) -> Iterator[Problem]:
+        tree, size = self._verifier.tree, self._verifier.tree.size
+        due = sum(size >> level for level in range(1, size.bit_length()))
+        found = 0
+        query = sa.select(t.nodes).execution_options(yield_per=1000)
+        for row in self._c.execute(query):
+            found += 1
+            known = 1 <= row.level < 63 and 0 <= row.index < (size >> row.level)
+            if not known or tree.node(row.level, row.index) != row.hash:
+                yield None, f"node {row.index} of level {row.level} isn't the tree's"
+        if found != due:
+            yield None, f"the tree has {found} nodes, and {due} are due"
+
+    def _checkpoints(self) -> Iterator[Problem]:
+        verifier, newest = self._verifier, 0
+        for size, note in self._c.execute(sa.select(t.checkpoints.c.size, t.checkpoints.c.note)):
+            newest = max(newest, size)
+            key = verifier.key_at(size)
+            try:
+                if key is None:
+                    raise MessageError("no leaf names its key")
+                found = Checkpoint.parse(open_note(note, key))
+                within = found.size == size <= verifier.tree.size
+                if not within or found.root != verifier.tree.root_at(size):
+                    raise MessageError("it signs other leaves")
+            except MessageError as error:
+                yield None, f"the checkpoint of {size} leaves: {error.message}"
+        if newest != verifier.tree.size:
+            yield None, f"the newest checkpoint is of {newest} of {verifier.tree.size} leaves"
+
+    # Rows
+
+    def _runs(self) -> Iterator[Problem]:
+        rows = {row.id: dict(row._mapping) for row in self._c.execute(sa.select(t.runs))}
+        for name in set(self._plans) - set(rows):
+            yield None, f"run={name} is gone from the database"
+        for name, row in rows.items():
+            plan = self._plans.get(name)
+            if plan is None:
+                yield None, f"run={name} is in no leaf"
+                continue
+            try:
+                yield from self._run(row, plan)
+            except (KeyError, TypeError, ValueError) as error:
+                yield None, f"run={name} can't be read: {error}"
+
+    def _run(self, row: Leaf, plan: Leaf) -> Iterator[Problem]:
+        name = row["id"]
+        due = {key: plan[key] for key in ("name", "population", "code")}
+        due |= {"plan_digest": plan["plan"], "spec_digest": plan["spec"]}
+        releases = [body for body in self._releases.values() if body["run"] == name]
+        before = plan.get("adopted")
+        if before is None:
+            due |= {"created_at": plan["at"], "round": 0, "state": None, "status": "running"}
+        else:
+            due |= {key: before[key] for key in ("round", "state", "status")}
+        newer = [body for body in releases if "state" in body]
+        if newer:
+            due |= {"round": newer[-1]["round"], "state": newer[-1]["state"]}
+        status = self._status.get(name)
+        if status is not None:
+            due["status"] = status[1]["status"]
+        for key, value in due.items():
+            if row[key] != value:
+                yield None, f"run={name}: {key}={row[key]!r} isn't {value!r}, as its leaves say"
+        for key in ("spec", "plan"):
+            value = json.loads(row[key])
+            if leaves.digest(value) != row[f"{key}_digest"] or json.dumps(value) != row[key]:
+                yield None, f"run={name}: its {key} isn't the one of its digest"
+        yield from self._message(row, before, status)
+        if row["state"] is not None:
+            yield from self._state(row)
+
+    def _message(
+        self, row: Leaf, before: Leaf | None, status: tuple[int, Leaf] | None
+    ) -> Iterator[Problem]:
+        name = row["id"]
+        if status is not None:
+            index, body = status
+            if sealed(row["key"], f"status {index}", row["message"]) != body["message"]:
+                yield index, f"run={name}: its message isn't the one committed to"
+        elif before is None:
+            if row["message"]:
+                yield None, f"run={name}: its message isn't in the ledger"
+        elif sealed(row["key"], "adopted", keys.adopted(self._c, row)) != before["rows"]:
+            yield None, f"run={name}: its rows aren't those that were adopted"
+
+    def _state(self, row: Leaf) -> Iterator[Problem]:
+        path = file_of(self._store.home.runs / row["id"], row["state"])
+        yield from _file(path, row["state"], f"run={row['id']}: its state")
+
+    def _versions(self) -> Iterator[Problem]:
+        known = self._releases
+        parents: dict[int, int] = {}
+        registry = ModelRegistry(self._store.home, self._store)
+        seen = set()
+        for found in self._c.execute(sa.select(t.versions).order_by(t.versions.c.id)):
+            row = dict(found._mapping)
+            body = known.get(row["release"])
+            parents[row["id"]] = row["release"]
+            seen.add(row["release"])
+            what = f"{row['name']}@{row['number']}"
+            if body is None:
+                yield None, f"{what} has no RELEASE leaf"
+                continue
+            plan = self._plans.get(body["run"], {})
+            due = {key: body[key] for key in ("name", "number", "run", "round", "artifact")}
+            due |= {"charge": body["charge"], "plan_digest": body["plan"]}
+            due |= {"spec_digest": plan.get("spec"), "code": plan.get("code")}
+            due |= {"metrics": json.dumps(body["metrics"]), "created_at": body["at"]}
+            if "parent" in body:
+                row["parent"] = parents.get(row["parent"])
+                due["parent"] = body["parent"]
+            for key, value in due.items():
+                if row[key] != value and not _same_metrics(key, row[key], body):
+                    yield row["release"], f"{what}: {key}={row[key]!r} isn't {value!r}"
+            yield from _file(registry.path(body["artifact"]), body["artifact"], f"{what}: its file")
+        for index in set(known) - seen:
+            yield index, f"{known[index]['name']}@{known[index]['number']} is gone"
+        yield from self._rounds()
+
+    def _rounds(self) -> Iterator[Problem]:
+        opening = dict(self._c.execute(sa.select(t.runs.c.id, t.runs.c.key)).tuples().all())
+        rows = {(row.run, row.round): dict(row._mapping) for row in self._c.execute(_ROUNDS)}
+        for index, body in self._releases.items():
+            row = rows.pop((body["run"], body["round"]), None)
+            if row is None:
+                yield index, f"the report of run={body['run']} round={body['round']} is gone"
+            elif "report" in body:
+                key = opening.get(body["run"], b"")
+                if sealed(key, f"round {body['round']}", row) != body["report"]:
+                    yield index, f"the report of round {body['round']} isn't the one committed to"
+        for run, number in rows:
+            yield None, f"run={run} round={number} has a report and no release"
+
+    def _cohorts(self) -> Iterator[Problem]:
+        seen = set()
+        for row in self._c.execute(sa.select(t.cohorts)):
+            seen.add(row.leaf)
+            body = self._charges.get(row.leaf)
+            if body is None or (row.run, row.purpose) != (body["run"], body["purpose"]):
+                yield row.leaf, "a cohort is noted for it, and it is no such charge"
+                continue
+            try:
+                members = json.loads(row.members)
+                opened = json.dumps(members) == row.members and leaves.commit(row.salt, members)
+            except (TypeError, ValueError):
+                opened = False
+            if opened != body["cohort"]:
+                yield row.leaf, "its cohort isn't the one committed to"
+        for index in set(self._charges) - seen:
+            yield index, "its cohort is gone"
+
+
+_ROUNDS = sa.select(t.rounds).order_by(t.rounds.c.run, t.rounds.c.round)
+
+
+def _same_metrics(key: str, text: Any, body: Leaf) -> bool:
+    """Whether metrics are the leaf's; JSON has several texts for one number."""
+    if key != "metrics" or not isinstance(text, str):
+        return False
+    try:
+        found = json.loads(text)
+    except ValueError:
+        return False
+    return bool(
+        json.dumps(found) == text and leaves.digest(found) == leaves.digest(body["metrics"])
+    )
+
+
+def _file(path: Path, digest: str, what: str) -> Iterator[Problem]:
+    try:
+        found = hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        yield None, f"{what}, {path}, can't be read: {error.strerror}"
+        return
+    if found != digest:
+        yield None, f"{what}, {path}, isn't the one of its digest"

@@ -1,0 +1,139 @@
+"""``tacit ledger policy|approve|keygen|rotate``: what may be spent, and who says so."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from tacit.cli.common import HomeOption, JsonOption, open_or_make_store, open_store, print_json
+
+KeyFile = Annotated[
+    str | None, typer.Option("--key", metavar="FILE", help="The reviewer's key file.")
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the commands to ``tacit ledger``."""
+    for command in (policy, approve, keygen, rotate):
+        app.command()(command)
+
+
+def policy(
+    population: Annotated[str, typer.Argument(help="Name of the population.")],
+    epsilon: Annotated[
+        float | None, typer.Option(help="Cap on what all its runs together spend.")
+    ] = None,
+    delta: Annotated[float | None, typer.Option(help="At which that cap is stated.")] = None,
+    window_days: Annotated[
+        float | None, typer.Option(help="The cap holds for every span of so many days.")
+    ] = None,
+    unit: Annotated[str, typer.Option(help="Whose epsilon: client or record.")] = "client",
+    amplified: Annotated[
+        bool, typer.Option(help="Whether the secrecy of draws is counted on.")
+    ] = True,
+    run_epsilon: Annotated[float | None, typer.Option(help="Cap on one run.")] = None,
+    separation_hours: Annotated[
+        float | None, typer.Option(help="Least time between the charges of two runs.")
+    ] = None,
+    review_epsilon: Annotated[
+        float | None, typer.Option(help="A run planned to spend more waits for a reviewer.")
+    ] = None,
+    reviewer: Annotated[
+        list[str] | None, typer.Option(help="A reviewer's key (NAME+HASH+BASE64).")
+    ] = None,
+    key: KeyFile = None,
+    as_json: JsonOption = False,
+    home: HomeOption = None,
+) -> None:
+    """Set what may be spent on a population; without options, show what is in force."""
+    from tacit.privacy.policy import Policy, best_order
+    from tacit.server.governance import Governance
+
+    caps = (epsilon, delta, window_days, run_epsilon, separation_hours, review_epsilon, reviewer)
+    if all(value is None for value in caps):
+        found = Governance(open_store(home)).policy(population)
+        print_json(found.to_json() if found else None)
+        return
+    order = best_order(epsilon, delta) if epsilon is not None and delta is not None else None
+    made = Policy(
+        population=population,
+        unit=unit,
+        amplified=amplified,
+        epsilon=epsilon,
+        delta=delta,
+        window_days=window_days,
+        order=order,
+        run_epsilon=run_epsilon,
+        separation_hours=separation_hours,
+        review_epsilon=review_epsilon,
+        reviewers=tuple(reviewer or ()),
+    )
+    leaf = Governance(open_or_make_store(home)).adopt(made, _signer(key))
+    if as_json:
+        print_json({"leaf": leaf, "policy": made.to_json()})
+    else:
+        print(f"leaf {leaf}: the policy of population={population} is in force")
+
+
+def approve(
+    run: Annotated[str, typer.Argument(help="The run's id, a prefix, or last.")],
+    key: Annotated[str, typer.Option("--key", metavar="FILE", help="The reviewer's key file.")],
+    refuse: Annotated[bool, typer.Option("--refuse", help="Say no.")] = False,
+    lifts: Annotated[
+        int | None,
+        typer.Option(metavar="LEAF", help="The audit after which releases may go on."),
+    ] = None,
+    note: Annotated[str, typer.Option(help="Why, for whoever reads the ledger.")] = "",
+    as_json: JsonOption = False,
+    home: HomeOption = None,
+) -> None:
+    """Sign a yes (or no) to a run that waits for a review."""
+    from tacit.server.governance import Governance
+
+    store, signer = open_store(home), _signer(key)
+    assert signer is not None
+    identifier = store.run(run)["id"]
+    verdict = "refused" if refuse else "approved"
+    leaf = Governance(store).approve(identifier, verdict, note, lifts, signer)
+    if as_json:
+        print_json({"leaf": leaf, "run": identifier, "verdict": verdict})
+    else:
+        print(f"leaf {leaf}: run {identifier} is {verdict}")
+
+
+def keygen(
+    file: Annotated[str, typer.Argument(help="Where to write the secret key.")],
+    name: Annotated[str, typer.Option(help="Whose it is; without blanks and +.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Make a reviewer's key pair; prints the public half, for --reviewer."""
+    from pathlib import Path
+
+    from tacit.privacy.log import keyfile
+
+    made = str(keyfile.create(Path(file), name).verifier)
+    if as_json:
+        print_json({"key": made, "file": file})
+    else:
+        print(made)
+
+
+def rotate(as_json: JsonOption = False, home: HomeOption = None) -> None:
+    """Give the ledger a new signing key, announced by a leaf that the old one signs."""
+    from tacit.server import keys
+
+    store = open_store(home)
+    made = str(keys.rotate(store.home, store.database, store.signer).verifier)
+    if as_json:
+        print_json({"key": made})
+    else:
+        print(made)
+
+
+def _signer(file: str | None) -> Any:
+    from pathlib import Path
+
+    from tacit.privacy.log import keyfile
+
+    return keyfile.load(Path(file)) if file is not None else None
