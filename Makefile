@@ -4,6 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 FASHION := /usr/share/datasets/fashion-mnist
+POSTGRES := /usr/lib/postgresql
 TYPES := build/types/tacit
 FOLDERS := client configs privacy server simulations tasks
 DEMO ?=
@@ -17,12 +18,12 @@ help:
 $(VENV)/.user: pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "installing tacit into $(VENV) (once; torch takes some minutes)"
-	@$(PIP) --editable .
+	@$(PIP) --editable ".[all]"
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.user
 	@echo "installing what the tests need into $(VENV) (once)"
-	@$(PIP) --editable ".[ray,dev]"
+	@$(PIP) --editable ".[all,postgres,ray,dev]"
 	@touch $@
 
 demo: $(VENV)/.user
@@ -34,10 +35,16 @@ $(FASHION):
 	@if [ "$$(id -u)" != 0 ]; then sudo=sudo; fi; \
 	  $$sudo apt-get update -qq && $$sudo apt-get install -y -qq dataset-fashion-mnist
 
-test: $(VENV)/.dev $(FASHION)
+# They start a PostgreSQL of their own.
+$(POSTGRES):
+	@echo "installing postgresql with apt-get (once)"
+	@if [ "$$(id -u)" != 0 ]; then sudo=sudo; fi; \
+	  $$sudo apt-get update -qq && $$sudo apt-get install -y -qq postgresql
+
+test: $(VENV)/.dev $(FASHION) $(POSTGRES)
 	$(BIN)/python -m pytest $(PYTEST)
 
-test-quick: $(VENV)/.dev $(FASHION)
+test-quick: $(VENV)/.dev $(FASHION) $(POSTGRES)
 	$(BIN)/python -m pytest -m "not slow and not ray" $(PYTEST)
 
 # mypy and import-linter read a tree laid out as it installs: they can't follow setuptools' package-dir.

@@ -40,13 +40,19 @@ from tacit.privacy.secagg.messages import Invitation, Reveal, Roster, Survivors
 from tacit.tasks.task import Task, check, load, tensors
 from tacit.tasks.task import plan as privacy_plan
 
+MakeTrainer = Callable[[Task, RunSpec], Trainer]
 
-def make_app(task: Task | None = None, party: Party | None = None) -> ClientApp:
+
+def make_app(
+    task: Task | None = None, party: Party | None = None, trainer: MakeTrainer | None = None
+) -> ClientApp:
     """A ClientApp.
 
     Args:
         task: what is learned, or None for the task that its run config names.
         party: identities for secure aggregation; None reads them from the node's files.
+        trainer: makes what trains ``task``; None takes `make_trainer`. An audit plants its
+            canaries here: all that bounds, encodes and noises an update comes after it.
     """
     made = ClientApp()
     kept: dict[RunSpec, Trainer] = {}
@@ -57,7 +63,7 @@ def make_app(task: Task | None = None, party: Party | None = None) -> ClientApp:
             return Member(named_trainer(spec), context, party)
         if spec not in kept:
             kept.clear()
-            kept[spec] = make_trainer(check(task, spec), spec)
+            kept[spec] = (trainer or make_trainer)(check(task, spec), spec)
         return Member(kept[spec], context, party)
 
     @made.train()

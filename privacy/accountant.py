@@ -93,6 +93,14 @@ def _single(event: SampledGaussian, interval: float) -> pld.PrivacyLossDistribut
     )
 
 
+@functools.lru_cache(maxsize=4096)
+def _renyi(counts: tuple[tuple[Event, int], ...], general: bool, delta: float) -> float:
+    """Epsilon by Renyi divergences; remembered, as many runs of a ledger spend the same."""
+    curve = renyi.general_curve if general else renyi.curve
+    total = sum((n * curve(event) for event, n in counts), np.zeros(renyi.ORDERS.shape))
+    return renyi.to_epsilon(total, delta) * _ROUND_UP
+
+
 class Accountant:
     """Running epsilon of one claim at one delta.
 
@@ -195,22 +203,21 @@ class Accountant:
         """The figure as a function of delta."""
         gaussians = self._gaussians()
         if gaussians is None:
-            return self._renyi(renyi.curve)
+            return self._renyi(False)
         return functools.partial(self._pld, gaussians)
 
     def _check(self) -> Callable[[float], float]:
         """The cross-check as a function of delta."""
         gaussians = self._gaussians()
         if gaussians is None:
-            return self._renyi(renyi.general_curve)
+            return self._renyi(True)
         rdp = RdpAccountant(_ORDERS, dp_accounting.NeighboringRelation.ADD_OR_REMOVE_ONE)
         for event, count in gaussians.items():
             rdp.compose(event.dp_event(), count)
         return lambda delta: float(rdp.get_epsilon(delta)) * _ROUND_UP
 
-    def _renyi(self, curve: Callable[[Event], renyi.Floats]) -> Callable[[float], float]:
-        total = sum((n * curve(e) for e, n in self._counts.items()), np.zeros(renyi.ORDERS.shape))
-        return lambda delta: renyi.to_epsilon(total, delta) * _ROUND_UP
+    def _renyi(self, general: bool) -> Callable[[float], float]:
+        return functools.partial(_renyi, tuple(self._counts.items()), general)
 
     def _pld(self, gaussians: dict[SampledGaussian, int], delta: float) -> float:
         sampled = {e: n for e, n in gaussians.items() if e.sampling_rate < 1.0}

@@ -57,7 +57,7 @@ class SampledGaussian:
 
     def once(self) -> SampledGaussian:
         """The same mechanism, run once."""
-        return SampledGaussian(self.noise_multiplier, self.sampling_rate)
+        return replace(self, count=1) if self.count > 1 else self
 
     def times(self, n: int) -> SampledGaussian:
         """This event composed ``n`` times with itself."""
@@ -114,7 +114,7 @@ class SampledSkellam:
 
     def once(self) -> SampledSkellam:
         """The same mechanism, run once."""
-        return replace(self, count=1)
+        return replace(self, count=1) if self.count > 1 else self
 
     def times(self, n: int) -> SampledSkellam:
         """This event composed ``n`` times with itself."""
@@ -168,7 +168,7 @@ class SampledDiscreteGaussian:
 
     def once(self) -> SampledDiscreteGaussian:
         """The same mechanism, run once."""
-        return replace(self, count=1)
+        return replace(self, count=1) if self.count > 1 else self
 
     def times(self, n: int) -> SampledDiscreteGaussian:
         """This event composed ``n`` times with itself."""

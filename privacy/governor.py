@@ -4,87 +4,64 @@ The coordinator asks within the transaction that would append the charge; the ve
 again for every charge in an exported log. So a refusal comes before anything is sent, two runs
 can't both spend the last of a population's budget, and a reviewer sees that no charge was let
 through that the policy of its day forbids.
+
+Leaves' times needn't ascend: clocks are set back. A window is of the times that leaves name,
+and the cap holds for every span of its length, those that begin before a charge included.
+
+What a reviewer signs counts once and in one ledger: a leaf that says again what a leaf before
+it said, or names another ledger, is refused, so nobody else can bring back an old policy or an
+approval that was withdrawn.
 """
 
 from __future__ import annotations
 
 import base64
 import binascii
+import hashlib
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from tacit.privacy import policy as policies
+from tacit.privacy import validate
+from tacit.privacy.accountant import Accountant
 from tacit.privacy.budget import planned
 from tacit.privacy.errors import BudgetError, ConfigError, MessageError
 from tacit.privacy.events import Event
-from tacit.privacy.ledger import Additions, ClaimKey
+from tacit.privacy.ledger import Additions, ClaimKey, Spending
 from tacit.privacy.log import leaves
 from tacit.privacy.log.notes import VerifierKey
 from tacit.privacy.log.plans import read
 from tacit.privacy.policy import Policy
+from tacit.privacy.spans import Charge, Spent
 
 Leaf = Mapping[str, Any]
-Added = list[tuple[ClaimKey, Event | None]]
 
 
 @dataclass
 class _Run:
-    """What matters of a run: whose data, under which plan, what its charges add."""
+    """What matters of a run: whose data, under which plan, what its charges add up to."""
 
     population: str
     digest: str
     plan: Mapping[str, Any]
     additions: Additions = field(default_factory=Additions)
     charges: int = 0
+    total: Counter[tuple[ClaimKey, Event | None]] = field(default_factory=Counter)
 
-
-@dataclass(frozen=True, slots=True)
-class _Charge:
-    """One charge: when, in which run, what it adds and which rows it claims anything in."""
-
-    time: float
-    run: str
-    added: Added
-    claimed: frozenset[ClaimKey]
-
-
-@dataclass
-class _Spent:
-    """A population's charges, and those that its cap's window holds."""
-
-    charges: list[_Charge] = field(default_factory=list)
-    policy: Policy | None = None
-    inside: Counter[Event] = field(default_factory=Counter)
-    unclaimed: int = 0
-    first: int = 0
-    next: int = 0
-
-    def watch(self, policy: Policy) -> None:
-        """Counts under another policy from here on."""
-        self.policy, self.first, self.next = policy, 0, 0
-        self.inside, self.unclaimed = Counter(), 0
-
-    def move(self, time: float) -> None:
-        """Moves the window so that it ends at ``time``."""
-        assert self.policy is not None
-        for charge in self.charges[self.next :]:
-            self._count(charge, 1)
-        self.next = len(self.charges)
-        if self.policy.window_days is None:
-            return
-        begin = time - 86400.0 * self.policy.window_days
-        while self.first < self.next and self.charges[self.first].time <= begin:
-            self._count(self.charges[self.first], -1)
-            self.first += 1
-
-    def _count(self, charge: _Charge, sign: int) -> None:
-        assert self.policy is not None
-        self.unclaimed += sign * (self.policy.row not in charge.claimed)
-        for key, event in charge.added:
-            if key == self.policy.row and event is not None:
-                self.inside[event.once()] += sign * event.count
+    def spending(self, charges: Sequence[Charge]) -> Spending:
+        """What the run will have spent with these charges."""
+        deltas = {unit: float(self.plan[f"{unit}_delta"]) for unit in ("client", "record")}
+        rows, void = dict[ClaimKey, Accountant](), set[ClaimKey]()
+        for (key, event), count in (self.total + _total(charges)).items():
+            row = rows.setdefault(key, Accountant(deltas[key.unit]))
+            if event is None:
+                void.add(key)
+            else:
+                row.compose(event.times(count))
+        return Spending(deltas, rows, Additions(), void)
 
 
 class Governor:
@@ -92,10 +69,12 @@ class Governor:
 
     def __init__(self) -> None:
         self._runs: dict[str, _Run] = {}
-        self._spent: dict[str, _Spent] = {}
+        self._spent: dict[str, Spent] = {}
         self._approved: set[tuple[str, str]] = set()
         self._refused: set[tuple[str, str]] = set()
-        self._keys: set[str] = set()
+        self._origin = ""
+        self._keys: set[bytes] = set()
+        self._said: set[bytes] = set()
         self._early: dict[str, list[Leaf]] = {}
         self.frozen: dict[int, Leaf] = {}
 
@@ -115,14 +94,15 @@ class Governor:
             ConfigError: a POLICY or APPROVAL that isn't valid; it then has no effect.
         """
         kind = leaf["kind"]
-        if kind == "PLAN":
+        if kind == "PLAN" and leaf["run"] not in self._runs:
             self._runs[leaf["run"]] = _Run(leaf["population"], leaf["plan"], leaf["body"])
             for early in self._early.pop(leaf["run"], []):
                 self._note_charge(early)
         elif kind == "CHARGE":
             self._note_charge(leaf)
         elif kind == "KEY":
-            self._keys.add(leaf["key"])
+            self._origin = leaf["origin"]
+            self._keys.add(VerifierKey.parse(leaf["key"]).public)
         elif kind == "POLICY":
             self._note_policy(leaf)
         elif kind == "APPROVAL":
@@ -134,12 +114,17 @@ class Governor:
         """The terms of a POLICY leaf.
 
         Raises:
-            ConfigError: they aren't valid, or not signed by a reviewer of the policy before.
+            ConfigError: they aren't valid, or not signed by a reviewer of the policy before; or
+                nobody could ever sign the next, as the ledger's own key is the reviewer.
         """
         made = Policy.from_json(leaf["policy"])
+        for reviewer in made.reviewers:
+            if VerifierKey.parse(reviewer).public in self._keys:
+                raise ConfigError(f"reviewer={reviewer} is the ledger's own key")
         before = self.policy(made.population)
-        if before is not None and before.reviewers:
-            self._check_signature(leaf, before.reviewers)
+        reviewers = before.reviewers if before is not None else ()
+        if reviewers or leaf["key"] is not None:
+            self._check_signature(leaf, reviewers)
         return made
 
     def check_approval(self, leaf: Leaf) -> None:
@@ -147,6 +132,7 @@ class Governor:
         run = self._runs.get(leaf["run"])
         if run is None:
             raise ConfigError(f"run={leaf['run']} isn't in the ledger")
+        validate.one_of("verdict", leaf["verdict"], ("approved", "refused"))
         policy = self.policy(run.population)
         if leaf["lifts"] is not None:
             audit = self.frozen.get(leaf["lifts"])
@@ -168,8 +154,7 @@ class Governor:
         """
         known = self._runs[run]
         policy, place = self.policy(known.population), (run, known.digest)
-        if place in self._refused:
-            raise BudgetError(f"a reviewer refused run={run}", "tacit ledger show says who")
+        self._check_refused(run)
         if policy is None or policy.review_epsilon is None or place in self._approved:
             return None
         value = planned(read(known.plan)).epsilon(policy.unit, "public", policy.amplified)
@@ -187,15 +172,19 @@ class Governor:
             BudgetError: the policy that refuses them.
         """
         self.check_frozen()
+        self._check_refused(run)
         known = self._runs[run]
         spent = self._spent.get(known.population)
         if spent is None or spent.policy is None:
             return
         if known.charges == 0:
             self._check_first(run, spent, at)
+        additions = known.additions.copy()
+        asked = [_charge(additions, leaf, at) for leaf in charges]
+        if spent.policy.run_epsilon is not None:
+            self._check_run(known, spent.policy, asked)
         if spent.policy.epsilon is not None:
-            additions = known.additions.copy()
-            self._check_cap(spent, [_charge(additions, leaf, at) for leaf in charges], at)
+            self._check_cap(spent, asked, at)
 
     def check_frozen(self) -> None:
         """Raises `BudgetError` if an audit found more than was charged, and nobody lifted it."""
@@ -208,7 +197,11 @@ class Governor:
             f"tacit ledger approve {leaf['run']} --lifts {index} --key FILE goes on",
         )
 
-    def _check_first(self, run: str, spent: _Spent, at: str) -> None:
+    def _check_refused(self, run: str) -> None:
+        if (run, self._runs[run].digest) in self._refused:
+            raise BudgetError(f"a reviewer refused run={run}", "tacit ledger show says who")
+
+    def _check_first(self, run: str, spent: Spent, at: str) -> None:
         policy = spent.policy
         assert policy is not None
         waits = self.awaits_review(run)
@@ -225,32 +218,46 @@ class Governor:
                 "wait, or ask for another policy",
             )
 
-    def _check_cap(self, spent: _Spent, charges: Sequence[_Charge], at: str) -> None:
+    def _check_run(self, known: _Run, policy: Policy, charges: Sequence[Charge]) -> None:
+        assert policy.run_epsilon is not None
+        total = known.spending(charges).epsilon(policy.unit, "public", policy.amplified)
+        if total is not None and total <= policy.run_epsilon:
+            return
+        name = f"run_epsilon={policy.run_epsilon:g} of population={policy.population}"
+        if total is None:
+            raise BudgetError(
+                f"{name} can't be kept: no epsilon is claimed for the {policy.unit}",
+                "give the mechanism noise, or ask for another policy",
+            )
+        raise BudgetError(
+            f"{name} would be exceeded: the charge brings the run to {total:.4f}",
+            "raise the noise, plan fewer rounds, or ask for another policy",
+        )
+
+    def _check_cap(self, spent: Spent, charges: Sequence[Charge], at: str) -> None:
         policy = spent.policy
         assert policy is not None
         assert policy.epsilon is not None
         assert policy.delta is not None
         assert policy.order is not None
-        spent.move(policies.seconds(at))
-        if spent.unclaimed or any(policy.row not in charge.claimed for charge in charges):
-            raise BudgetError(
-                f"epsilon={policy.epsilon:g} of population={policy.population} can't be kept: a "
-                f"charge claims nothing for the {policy.unit}",
-                "give the mechanism noise, or ask for another policy",
-            )
-        inside = Counter(spent.inside)
-        for key, event in (pair for charge in charges for pair in charge.added):
-            if key == policy.row and event is not None:
-                inside[event.once()] += event.count
-        total = sum(n * policies.divergence(e, policy.order) for e, n in inside.items() if n)
-        if total > policies.budget(policy.epsilon, policy.delta, policy.order):
-            value = policies.spent(total, policy.delta, policy.order)
-            window = "" if policy.window_days is None else f" in {policy.window_days:g} days"
-            raise BudgetError(
-                f"epsilon={policy.epsilon:g} of population={policy.population} would be exceeded: "
-                f"the charge brings all its runs to {value:.4f}{window}",
-                "wait for the window, raise the noise, or ask for another policy",
-            )
+        added = Counter(
+            {e: n for (key, e), n in _total(charges).items() if e and key == policy.row}
+        )
+        unclaimed = any(policy.row not in charge.claimed for charge in charges)
+        most = policies.budget(policy.epsilon, policy.delta, policy.order)
+        for end in spent.ends(policies.seconds(at)):
+            spent.move(end)
+            if unclaimed or spent.unclaimed:
+                raise BudgetError(
+                    f"epsilon={policy.epsilon:g} of population={policy.population} can't be kept: "
+                    f"a charge claims nothing for the {policy.unit}",
+                    "give the mechanism noise, or ask for another policy",
+                )
+            inside = (spent.inside + added).items()
+            # Summed exactly, so that whoever asks again in another order has the same.
+            total = math.fsum(n * policies.divergence(e, policy.order) for e, n in inside)
+            if total > most:
+                raise _exceeded(policy, policies.spent(total, policy.delta, policy.order))
 
     def _note_charge(self, leaf: Leaf) -> None:
         run = self._runs.get(leaf["run"])
@@ -259,39 +266,73 @@ class Governor:
             self._early.setdefault(leaf["run"], []).append(leaf)
             return
         run.charges += 1
-        self._of(run.population).charges.append(_charge(run.additions, leaf, leaf["at"]))
+        made = _charge(run.additions, leaf, leaf["at"])
+        run.total += _total([made])
+        self._of(run.population).add(made)
 
     def _note_policy(self, leaf: Leaf) -> None:
         made = self.check_policy(leaf)
+        self._said.add(_digest(leaf))
         self._of(made.population).watch(made)
 
     def _note_approval(self, leaf: Leaf) -> None:
         self.check_approval(leaf)
-        place = (leaf["run"], leaf["plan"])
-        if leaf["verdict"] == "refused":
-            self._refused.add(place)
-        elif leaf["lifts"] is not None:
-            self.frozen.pop(leaf["lifts"])
-        else:
+        self._said.add(_digest(leaf))
+        place, approved = (leaf["run"], leaf["plan"]), leaf["verdict"] == "approved"
+        if leaf["lifts"] is not None:
+            if approved:
+                self.frozen.pop(leaf["lifts"])
+        elif approved:
             self._approved.add(place)
             self._refused.discard(place)
+        else:
+            self._refused.add(place)
 
     def _check_signature(self, leaf: Leaf, reviewers: Sequence[str]) -> None:
-        key = leaf["key"]
-        if key in self._keys or (reviewers and key not in reviewers):
-            raise ConfigError(f"key={key} isn't a reviewer's", f"reviewers: {', '.join(reviewers)}")
+        """By one of ``reviewers``, or where there are none by anybody but the ledger."""
+        named, hint = leaf["key"], f"reviewers: {', '.join(reviewers) or 'any'}"
+        if reviewers and named not in reviewers:
+            raise ConfigError(f"key={named} isn't a reviewer's", hint)
         try:
+            key = VerifierKey.parse(named)
             signature = base64.b64decode(leaf["signature"] or "", validate=True)
-            valid = VerifierKey.parse(key).verify(signature, leaves.statement(leaf))
-        except (MessageError, binascii.Error, TypeError) as error:
-            raise ConfigError(f"the signature of key={key} can't be read") from error
+            valid = key.verify(signature, leaves.statement(leaf))
+        except (MessageError, binascii.Error, AttributeError, TypeError, ValueError) as error:
+            raise ConfigError(f"the signature of key={named} can't be read", hint) from error
+        if key.public in self._keys:
+            raise ConfigError(f"key={named} is the ledger's own, not a reviewer's", hint)
         if not valid:
-            raise ConfigError(f"the signature isn't that of key={key}")
+            raise ConfigError(f"the signature isn't that of key={named}")
+        if leaf.get("ledger", self._origin) != self._origin:
+            raise ConfigError(f"the signature is for ledger={leaf['ledger']}, not {self._origin}")
+        if _digest(leaf) in self._said:
+            raise ConfigError("the signature is that of a leaf before, said again")
 
-    def _of(self, population: str) -> _Spent:
-        return self._spent.setdefault(population, _Spent())
+    def _of(self, population: str) -> Spent:
+        return self._spent.setdefault(population, Spent())
 
 
-def _charge(additions: Additions, leaf: Leaf, at: str) -> _Charge:
+def _charge(additions: Additions, leaf: Leaf, at: str) -> Charge:
     claimed = additions.claimed(leaf)
-    return _Charge(policies.seconds(at), leaf["run"], additions.of(leaf), claimed)
+    return Charge(policies.seconds(at), leaf["run"], additions.of(leaf), claimed)
+
+
+def _exceeded(policy: Policy, value: float) -> BudgetError:
+    window = "" if policy.window_days is None else f" in {policy.window_days:g} days"
+    return BudgetError(
+        f"epsilon={policy.epsilon:g} of population={policy.population} would be exceeded: "
+        f"the charge brings all its runs to {value:.4f}{window}",
+        "wait for the window, raise the noise, or ask for another policy",
+    )
+
+
+def _digest(leaf: Leaf) -> bytes:
+    return hashlib.sha256(leaves.statement(leaf)).digest()
+
+
+def _total(charges: Sequence[Charge]) -> Counter[tuple[ClaimKey, Event | None]]:
+    """How often each event is added to each row; None makes the row void."""
+    found = Counter[tuple[ClaimKey, Event | None]]()
+    for key, event in (pair for charge in charges for pair in charge.added):
+        found[key, event.once() if event else None] += event.count if event else 1
+    return found

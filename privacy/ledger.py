@@ -54,15 +54,17 @@ class Additions:
 
     def __init__(self) -> None:
         self._takes: dict[tuple[ClaimKey, str, events.Event], int] = {}
-        self._rows: set[ClaimKey] | None = None
+        self._rows: frozenset[ClaimKey] | None = None
         self._last: tuple[list[dict[str, Any]], list[Row]] = ([], [])
+        self._present: frozenset[ClaimKey] = frozenset()
         self._claimed: frozenset[ClaimKey] = frozenset()
 
     def copy(self) -> Additions:
         """The same past with its own future."""
         other = Additions()
         other._takes = dict(self._takes)
-        other._rows, other._last, other._claimed = self._rows, self._last, self._claimed
+        other._rows, other._last = self._rows, self._last
+        other._present, other._claimed = self._present, self._claimed
         return other
 
     def of(self, leaf: Mapping[str, Any]) -> list[tuple[ClaimKey, events.Event | None]]:
@@ -72,7 +74,7 @@ class Additions:
         isn't covered.
         """
         parsed = self._parsed(leaf["claims"])
-        present = {key for key, *_ in parsed}
+        present = self._present
         known = present if self._rows is None else self._rows
         found: list[tuple[ClaimKey, events.Event | None]] = [(k, None) for k in known ^ present]
         self._rows = known | present
@@ -100,6 +102,7 @@ class Additions:
     def _parsed(self, claims: list[dict[str, Any]]) -> list[Row]:
         if claims != self._last[0]:
             self._last = (claims, [_row(claim) for claim in claims])
+            self._present = frozenset(key for key, *_ in self._last[1])
             self._claimed = frozenset(key for key, event, *_ in self._last[1] if event)
         return self._last[1]
 

@@ -12,11 +12,14 @@ under-charge. What it would do, with that probability, is reveal the count.
 
 from __future__ import annotations
 
+import functools
+
 from scipy import stats
 
 FAILURE = 1e-6
 
 
+@functools.lru_cache(maxsize=65536)
 def bound(draws: int, rate: float, population: int) -> int:
     """Participations of any one client in ``draws`` Poisson draws.
 

@@ -1,8 +1,8 @@
 """What a plan will have spent when it is done, and which plan spends no more than that.
 
-`spending` is what the ledger of a run of this plan comes to after its last round: the claims
-of the plan itself, composed by the accountant that composes a run's leaves. `solve` finds the
-one number among epsilon, noise multiplier, rounds and cohort that was left open.
+What a run of a plan comes to is `tacit.privacy.budget.planned`: the claims of the plan itself,
+composed by the accountant that composes a run's leaves. `solve` finds the one number among
+epsilon, noise multiplier, rounds and cohort that was left open.
 
 Guarantees: whatever `solve` and `record_noise` return was composed itself and is within the
 target; a noise multiplier is a multiple of 1/10,000 and the next smaller one exceeds the
@@ -24,11 +24,9 @@ from dataclasses import dataclass, fields, replace
 
 from tacit.privacy import participation, search, validate
 from tacit.privacy.accountant import Accountant
-from tacit.privacy.claims import Claim
+from tacit.privacy.budget import planned
 from tacit.privacy.errors import ConfigError
 from tacit.privacy.events import SampledGaussian
-from tacit.privacy.ledger import Spending
-from tacit.privacy.log import leaves
 from tacit.privacy.plan import ClientUnit, PrivacyPlan
 
 MOST_ROUNDS = 1_000_000
@@ -134,44 +132,9 @@ class Alternative:
     refused: str | None = None
 
 
-def spending(plan: PrivacyPlan) -> Spending:
-    """All that a run of ``plan`` charges if no round has to be attempted twice.
-
-    A record's spend is charged at the bound on its client's participations, as a run does.
-    """
-    spent = Spending({"client": plan.client_delta, "record": plan.record_delta})
-    evaluations = 0 if plan.evaluation is None else -(-plan.rounds // plan.evaluation.every)
-    parts: list[tuple[leaves.Purpose, list[Claim], int]] = [
-        ("train", plan.training(), plan.rounds),
-        ("evaluate", plan.evaluating(), evaluations),
-    ]
-    for purpose, claims, times in parts:
-        if not times:
-            continue
-        leaf = leaves.charge(
-            run="plan",
-            round=plan.rounds,
-            attempt=0,
-            purpose=purpose,
-            plan_digest="",
-            cohort="",
-            claims=[_repeated(claim, times) for claim in claims],
-            participations=participation.bound(times, plan.sampling_rate, plan.population),
-            noise_source=plan.noise_source,
-        )
-        spent.add(leaf)
-    return spent
-
-
-def _repeated(claim: Claim, times: int) -> Claim:
-    if claim.event is None or claim.per == "participation":
-        return claim
-    return replace(claim, event=claim.event.times(times))
-
-
 def public_epsilon(plan: PrivacyPlan, amplified: bool = True) -> float | None:
     """Client level, against the public; None where nothing is claimed."""
-    return spending(plan).epsilon("client", "public", amplified)
+    return planned(plan).epsilon("client", "public", amplified)
 
 
 def solve(question: Question, family: Family) -> Point:
@@ -244,20 +207,18 @@ def central(population: int, delta: float) -> Family:
 def alternatives(point: Point, population: int, family: Family) -> list[Alternative]:
     """Half and twice the rounds and the cohort, and other noise, each with its epsilon."""
     z, n, c = point.noise_multiplier, point.rounds, point.cohort
-    wanted = [("half the rounds", replace(point, rounds=n // 2))] if n > 1 else []
-    wanted.append(("twice the rounds", replace(point, rounds=2 * n)))
+    wanted = [("rounds / 2", replace(point, rounds=n // 2))] if n > 1 else []
+    wanted.append(("rounds x 2", replace(point, rounds=2 * n)))
     if c > 1:
-        wanted.append(("half the cohort", replace(point, cohort=c / 2)))
+        wanted.append(("cohort / 2", replace(point, cohort=c / 2)))
     if 2 * c <= population:
-        wanted.append(("twice the cohort", replace(point, cohort=2 * c)))
-    wanted += [
-        (f"{f:g} x the noise", replace(point, noise_multiplier=round(f * z, 6))) for f in _NOISE
-    ]
+        wanted.append(("cohort x 2", replace(point, cohort=2 * c)))
+    wanted += [(f"noise x {f:g}", replace(point, noise_multiplier=round(f * z, 6))) for f in _NOISE]
     return [_alternative(change, other, point, family) for change, other in wanted]
 
 
 def _alternative(change: str, other: Point, base: Point, family: Family) -> Alternative:
-    noise = (other.noise_multiplier / other.cohort) / (base.noise_multiplier / base.cohort)
+    noise = other.noise_multiplier * base.cohort / (base.noise_multiplier * other.cohort)
     try:
         return Alternative(change, other, public_epsilon(family(other)), noise)
     except ConfigError as error:
@@ -271,7 +232,7 @@ def course(point: Point, rounds: Sequence[int], family: Family) -> list[tuple[in
     """
     found = []
     for n in rounds:
-        spent = spending(family(replace(point, rounds=n)))
+        spent = planned(family(replace(point, rounds=n)))
         values = [spent.epsilon("client", "public", amplified) for amplified in (True, False)]
         if values[0] is not None and values[1] is not None:
             found.append((n, values[0], values[1]))

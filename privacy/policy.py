@@ -5,13 +5,16 @@ there are, and with which parameters, is decided as results come in, so a privac
 distribution composed after the fact proves nothing. A **Renyi filter** does: with the order
 alpha and the budget B fixed beforehand, charges are admitted while the sum of their Renyi
 divergences of order alpha stays within B, whatever made each of them be asked for (Feldman and
-Zrnic 2021, "Individual privacy accounting via a Renyi filter", arXiv:2008.11193, Theorem 4.3;
-Lecuyer 2021, arXiv:2103.01379). What was released then is (alpha, B)-RDP, and (epsilon, delta)-DP
-with the epsilon of Canonne, Kamath and Steinke 2020, Proposition 12. The order is part of the
-policy for that reason: choosing the best one afterwards isn't covered by the theorem.
+Zrnic 2021, "Individual privacy accounting via a Renyi filter", arXiv:2008.11193, Theorem 3.1 and
+section 4; Lecuyer 2021, arXiv:2103.01379). That runs go on at the same time changes nothing
+(Haney et al. 2023, arXiv:2309.05901). What was released then is (alpha, B)-RDP, and
+(epsilon, delta)-DP with the epsilon of Canonne, Kamath and Steinke 2020, Proposition 12. The
+order is part of the policy for that reason: choosing the best one afterwards isn't covered by
+the theorem. With a window it holds for what each span releases, given all that came before it.
 
 Unit and relation are those of the rows that are summed (`tacit.privacy.claims`).
-It doesn't guarantee that two populations of different names don't overlap.
+It doesn't guarantee that two populations of different names don't overlap, nor the figure of a
+policy whose own terms were chosen in view of what had been released.
 """
 
 from __future__ import annotations
@@ -106,6 +109,14 @@ class Policy:
                 raise ConfigError(f"delta={self.delta:g} must be at least {MINIMUM_DELTA:g}")
         if self.order is not None and self.order not in renyi.ORDERS:
             raise ConfigError(f"order={self.order:g} must be one of the accountant's orders")
+        if self.epsilon is None or self.delta is None or self.order is None:
+            return
+        if budget(self.epsilon, self.delta, self.order) <= 0:
+            raise ConfigError(
+                f"epsilon={self.epsilon:g} allows nothing at delta={self.delta:g} and "
+                f"order={self.order:g}: no charge at all converts to less",
+                "raise epsilon or delta",
+            )
 
     @property
     def row(self) -> ClaimKey:
@@ -131,11 +142,15 @@ class Policy:
             found = value[name]
             if isinstance(found, bool) or not isinstance(found, int | float | None):
                 raise ConfigError(f"{name}={found!r} should be a number")
+            if isinstance(found, int) and abs(found) > 2**53:
+                raise ConfigError(f"{name} is out of range")
         if not isinstance(value["amplified"], bool) or not isinstance(value["reviewers"], list):
             raise ConfigError("amplified and reviewers should be true or false, and a list")
         if not all(isinstance(x, str) for x in (value["population"], *value["reviewers"])):
             raise ConfigError("population and reviewers should be words")
-        return cls(**{**value, "reviewers": tuple(value["reviewers"])})
+        # JSON has one kind of number: 8.0 is written as 8.
+        given = {n: None if value[n] is None else float(value[n]) for n in numbers}
+        return cls(**{**value, **given, "reviewers": tuple(value["reviewers"])})
 
 
 def best_order(epsilon: float, delta: float) -> float:
@@ -143,7 +158,12 @@ def best_order(epsilon: float, delta: float) -> float:
 
     A Gaussian's divergence is rho alpha; the order with the largest rho that still converts to
     ``epsilon`` is taken, once, before anything is spent.
+
+    Raises:
+        ConfigError: that isn't an epsilon and a delta.
     """
+    validate.positive("epsilon", epsilon)
+    validate.open_unit("delta", delta)
     allowed = [budget(epsilon, delta, float(a)) / a for a in renyi.ORDERS]
     return float(renyi.ORDERS[int(np.argmax(allowed))])
 
@@ -152,7 +172,7 @@ def best_order(epsilon: float, delta: float) -> float:
 def budget(epsilon: float, delta: float, order: float) -> float:
     """Largest Renyi divergence of this order that converts to at most ``epsilon`` at ``delta``."""
     # The conversion adds a constant to the divergence, but is cut off at 0: ask far above it.
-    far = 1000.0
+    far = 64.0
     return epsilon - (_converted(far, order, delta) - far)
 
 

@@ -7,6 +7,9 @@ through their digests, and the schema through a fresh one's.
 
 A change that leaves all of that as it was (of bytes that no table uses, or of reports, which
 are made from it) isn't found, nor is anything that was changed before it was first written.
+Nothing binds the secret key of a run of which no leaf says anything yet but its plan, what an
+adopted run's older rounds reported once the run went on, or that a checkpoint in the middle
+is still there. PostgreSQL leaves gaps in the versions' ids, so there only their order is checked.
 """
 
 from __future__ import annotations
@@ -26,13 +29,24 @@ from tacit.privacy.log.leaves import sealed
 from tacit.privacy.log.notes import Checkpoint, open_note
 from tacit.privacy.log.verify import Report, Verifier, parsed
 from tacit.server import keys, schema
+from tacit.server import log as logs
 from tacit.server import tables as t
+from tacit.server.database import is_sqlite
 from tacit.server.registry import ModelRegistry
 from tacit.server.state import file_of
 from tacit.server.store import Store
 
 Leaf = dict[str, Any]
 Problem = tuple[int | None, str]
+# What comes of a value that isn't of its column's type, which SQLite may hold anyhow.
+_UNREADABLE = (
+    LookupError,
+    TypeError,
+    ValueError,
+    AttributeError,
+    ArithmeticError,
+    sa.exc.InvalidRequestError,
+)
 
 
 def verify(
@@ -52,11 +66,10 @@ def verify(
     verifier = Verifier()
     with store.database.reading() as c:
         home = _Home(store, c, verifier)
-        for problem in home.log(progress):
-            verifier.wrong(*problem)
-        for problem in home.rest():
-            verifier.wrong(*problem)
-        return verifier.finish(store.checkpoint(), kept or [], pinned or [])
+        for what, problems in home.parts(progress):
+            for problem in _explained(what, problems):
+                verifier.wrong(*problem)
+        return verifier.finish(logs.newest_checkpoint(c) or "", kept or [], pinned or [])
 
 
 class _Home:
@@ -69,39 +82,47 @@ class _Home:
         self._charges: dict[int, Leaf] = {}
         self._releases: dict[int, Leaf] = {}
 
-    def log(self, progress: Callable[[int], None] | None) -> Iterator[Problem]:
-        """Leaves with the columns beside them, nodes, checkpoints."""
+    def parts(
+        self, progress: Callable[[int], None] | None
+    ) -> Iterator[tuple[str, Iterator[Problem]]]:
+        """What there is to check, in order."""
+        yield "the leaves", self._log(progress)
+        yield "the tree", self._nodes()
+        yield "the checkpoints", self._checkpoints()
+        yield "the schema", self._schema()
+        yield "the runs", self._runs()
+        yield "the versions", self._versions()
+        yield "the rounds", self._rounds()
+        yield "the cohorts", self._cohorts()
+
+    def _log(self, progress: Callable[[int], None] | None) -> Iterator[Problem]:
+        """Leaves with the columns beside them."""
         query = sa.select(t.leaves).order_by(t.leaves.c.index)
         rows = self._c.execution_options(yield_per=1000).execute(query)
         for count, row in enumerate(rows):
             if row.index != count:
                 yield count, f"the leaf after {count - 1} has index {row.index}"
-            self._verifier.add(row.body)
-            hashed = self._verifier.tree.node(0, count).hex()
-            try:
-                body = parsed(row.body)
-                self._sort(count, body)
-                said = (row.run, row.kind, row.hash)
-                if said != (body.get("run"), body.get("kind"), hashed):
-                    yield count, f"its columns {said} aren't those of the leaf"
-            except MessageError:
-                # The verifier says it.
-                continue
             if progress is not None and count % 1000 == 0:
                 progress(count)
-        yield from self._nodes()
-        yield from self._checkpoints()
+            text = row.body if isinstance(row.body, str) else ""
+            self._verifier.add(text)
+            hashed = self._verifier.tree.node(0, count).hex()
+            try:
+                body = parsed(text)
+                said = (row.run, row.kind, row.hash)
+                if said != (body["run"], body["kind"], hashed):
+                    yield count, f"its columns {said} aren't those of the leaf"
+                self._sort(count, body)
+            except (MessageError, *_UNREADABLE):
+                # The verifier says it.
+                continue
 
-    def rest(self) -> Iterator[Problem]:
-        """Everything that isn't the log."""
+    def _schema(self) -> Iterator[Problem]:
         for problem in schema.problems(self._c, self._store.database):
             yield None, problem
-        yield from self._runs()
-        yield from self._versions()
-        yield from self._cohorts()
 
     def _sort(self, index: int, body: Leaf) -> None:
-        kind = body.get("kind")
+        kind = body["kind"]
         if kind == "PLAN":
             self._plans[body["run"]] = body
         elif kind == "STATUS":
@@ -152,10 +173,7 @@ class _Home:
             if plan is None:
                 yield None, f"run={name} is in no leaf"
                 continue
-            try:
-                yield from self._run(row, plan)
-            except (KeyError, TypeError, ValueError) as error:
-                yield None, f"run={name} can't be read: {error}"
+            yield from _explained(f"run={name}", self._run(row, plan))
 
     def _run(self, row: Leaf, plan: Leaf) -> Iterator[Problem]:
         name = row["id"]
@@ -203,48 +221,57 @@ class _Home:
         yield from _file(path, row["state"], f"run={row['id']}: its state")
 
     def _versions(self) -> Iterator[Problem]:
-        known = self._releases
-        parents: dict[int, int] = {}
-        registry = ModelRegistry(self._store.home, self._store)
-        seen = set()
-        for found in self._c.execute(sa.select(t.versions).order_by(t.versions.c.id)):
-            row = dict(found._mapping)
-            body = known.get(row["release"])
-            parents[row["id"]] = row["release"]
-            seen.add(row["release"])
-            what = f"{row['name']}@{row['number']}"
-            if body is None:
-                yield None, f"{what} has no RELEASE leaf"
+        known, seen = self._releases, set()
+        query = sa.select(t.versions).order_by(t.versions.c.id)
+        rows = [dict(found._mapping) for found in self._c.execute(query)]
+        if [row["release"] for row in rows] != sorted(row["release"] for row in rows):
+            yield None, "the versions' ids aren't in the order of their releases"
+        if is_sqlite(self._store.database.url):
+            ids = [row["id"] for row in rows]
+            if ids != list(range(1, len(ids) + 1)):
+                yield None, f"the versions' ids={ids} aren't consecutive"
+        released: dict[Any, Any] = {None: None} | {row["id"]: row["release"] for row in rows}
+        for row in rows:
+            body, what = known.get(row["release"]), f"{row['name']}@{row['number']}"
+            if body is None or row["release"] in seen:
+                yield None, f"{what} has no RELEASE leaf of its own"
                 continue
-            plan = self._plans.get(body["run"], {})
-            due = {key: body[key] for key in ("name", "number", "run", "round", "artifact")}
-            due |= {"charge": body["charge"], "plan_digest": body["plan"]}
-            due |= {"spec_digest": plan.get("spec"), "code": plan.get("code")}
-            due |= {"metrics": json.dumps(body["metrics"]), "created_at": body["at"]}
-            if "parent" in body:
-                row["parent"] = parents.get(row["parent"])
-                due["parent"] = body["parent"]
-            for key, value in due.items():
-                if row[key] != value and not _same_metrics(key, row[key], body):
-                    yield row["release"], f"{what}: {key}={row[key]!r} isn't {value!r}"
-            yield from _file(registry.path(body["artifact"]), body["artifact"], f"{what}: its file")
+            seen.add(row["release"])
+            row["parent"] = released.get(row["parent"], f"id {row['parent']}")
+            yield from _explained(what, self._version(row, body, what))
         for index in set(known) - seen:
-            yield index, f"{known[index]['name']}@{known[index]['number']} is gone"
-        yield from self._rounds()
+            yield index, f"the version that it released, {known[index].get('name')}, is gone"
+
+    def _version(self, row: Leaf, body: Leaf, what: str) -> Iterator[Problem]:
+        plan = self._plans.get(body["run"], {})
+        due = {key: body[key] for key in ("name", "number", "run", "round", "artifact", "charge")}
+        due |= {"plan_digest": body["plan"], "created_at": body["at"]}
+        due |= {"spec_digest": plan.get("spec"), "code": plan.get("code")}
+        due |= {"metrics": json.dumps(body["metrics"])}
+        if "parent" in body:
+            due["parent"] = body["parent"]
+        for key, value in due.items():
+            if row[key] != value and not _same_metrics(key, row[key], body):
+                yield row["release"], f"{what}: {key}={row[key]!r} isn't {value!r}"
+        path = ModelRegistry(self._store.home, self._store).path(body["artifact"])
+        yield from _file(path, body["artifact"], f"{what}: its file")
 
     def _rounds(self) -> Iterator[Problem]:
-        opening = dict(self._c.execute(sa.select(t.runs.c.id, t.runs.c.key)).tuples().all())
+        opening = {row.id: row.key for row in self._c.execute(sa.select(t.runs))}
         rows = {(row.run, row.round): dict(row._mapping) for row in self._c.execute(_ROUNDS)}
         for index, body in self._releases.items():
             row = rows.pop((body["run"], body["round"]), None)
             if row is None:
                 yield index, f"the report of run={body['run']} round={body['round']} is gone"
             elif "report" in body:
-                key = opening.get(body["run"], b"")
-                if sealed(key, f"round {body['round']}", row) != body["report"]:
-                    yield index, f"the report of round {body['round']} isn't the one committed to"
+                what = f"the report of round {body['round']}"
+                yield from _explained(what, self._report(index, body, opening[body["run"]], row))
         for run, number in rows:
             yield None, f"run={run} round={number} has a report and no release"
+
+    def _report(self, index: int, body: Leaf, key: bytes, row: Leaf) -> Iterator[Problem]:
+        if sealed(key, f"round {body['round']}", row) != body["report"]:
+            yield index, f"the report of round {body['round']} isn't the one committed to"
 
     def _cohorts(self) -> Iterator[Problem]:
         seen = set()
@@ -257,9 +284,9 @@ class _Home:
             try:
                 members = json.loads(row.members)
                 opened = json.dumps(members) == row.members and leaves.commit(row.salt, members)
-            except (TypeError, ValueError):
+            except _UNREADABLE:
                 opened = False
-            if opened != body["cohort"]:
+            if opened != body.get("cohort"):
                 yield row.leaf, "its cohort isn't the one committed to"
         for index in set(self._charges) - seen:
             yield index, "its cohort is gone"
@@ -279,6 +306,14 @@ def _same_metrics(key: str, text: Any, body: Leaf) -> bool:
     return bool(
         json.dumps(found) == text and leaves.digest(found) == leaves.digest(body["metrics"])
     )
+
+
+def _explained(what: str, problems: Iterator[Problem]) -> Iterator[Problem]:
+    """The problems; a value that can't be read at all is one more, and the last."""
+    try:
+        yield from problems
+    except _UNREADABLE as error:
+        yield None, f"{what} can't be read: {type(error).__name__} {error}"
 
 
 def _file(path: Path, digest: str, what: str) -> Iterator[Problem]:

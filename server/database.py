@@ -180,7 +180,7 @@ _HINTS = {
     ("is locked", "lock timeout"): "another process has held it for a minute",
     ("does not exist",): "create it first, with createuser and createdb",
     ("authentication", "no password supplied"): "PGPASSWORD or ~/.pgpass can hold the password",
-    ("permission denied",): "make its user the database's owner",
+    ("permission denied", "no schema"): "make its user the database's owner",
     ("connect", "server closed", "terminating", "starting up", "shutting down", "recovery"): (
         "is PostgreSQL up? once it is, use --resume; nothing that was committed is lost"
     ),

@@ -7,11 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.engine import Connection
 
 from tacit.privacy import validate
-from tacit.privacy.errors import StorageError
+from tacit.privacy.errors import MessageError, StorageError
 from tacit.privacy.log import bundle, proofs
 from tacit.privacy.log.bundle import Bundle
+from tacit.privacy.log.merkle import leaf_hash, verify_inclusion
+from tacit.privacy.log.notes import signed
 from tacit.privacy.log.verify import Verifier, parsed
 from tacit.server import log as logs
 from tacit.server import tables as t
@@ -39,12 +42,11 @@ def export(store: Store, to: str, artifacts: str = "none") -> dict[str, Any]:
         raise StorageError(f"{path} is there already", "choose another name, or remove it")
     part = path.with_name(f".{path.name}.part")
     with store.database.reading() as c, explained(f"{path} can't be written"):
-        note = logs.newest_checkpoint(c)
-        assert note is not None
+        note = _newest(c)
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             with part.open("wb") as file:
-                name = bundle.write(file, note, logs.texts(c), _models(store, artifacts))
+                name = bundle.write(file, note, logs.texts(c), _models(store, c, artifacts))
             part.replace(path)
         finally:
             part.unlink(missing_ok=True)
@@ -53,15 +55,27 @@ def export(store: Store, to: str, artifacts: str = "none") -> dict[str, Any]:
 
 
 def prove(store: Store, index: int) -> dict[str, Any]:
-    """A proof that one leaf is in the ledger (`tacit.privacy.log.proofs`)."""
+    """A proof that one leaf is in the ledger (`tacit.privacy.log.proofs`).
+
+    Raises:
+        StorageError: there is no such leaf, or what is stored proves nothing.
+    """
     with store.database.reading() as c:
         text = c.execute(sa.select(t.leaves.c.body).where(t.leaves.c.index == index)).scalar()
-        note = logs.newest_checkpoint(c)
-        if text is None or note is None:
+        if text is None:
             raise StorageError(
                 f"leaf={index} isn't in the ledger", f"it has leaves 0 to {logs.size(c) - 1}"
             )
-        return proofs.make(text, index, note, lambda level, place: logs.node(c, level, place))
+        note = _newest(c)
+        try:
+            made = proofs.make(text, index, note, lambda level, place: logs.node(c, level, place))
+        except (sa.exc.InvalidRequestError, LookupError, TypeError, ValueError) as error:
+            raise _damaged(f"leaf={index} can't be proved: {error}") from error
+    proof = [bytes.fromhex(digest) for digest in made["proof"]]
+    newest, leaf = signed(note), leaf_hash(text.encode())
+    if not verify_inclusion(index, newest.size, leaf, proof, newest.root):
+        raise _damaged(f"leaf={index} isn't the one that the newest checkpoint signs")
+    return made
 
 
 def difference(old: str, new: str | None, store: Store | None) -> dict[str, Any]:
@@ -83,9 +97,7 @@ def difference(old: str, new: str | None, store: Store | None) -> dict[str, Any]
         return _difference(earlier, later.leaves(), later.checkpoint)
     assert store is not None
     with store.database.reading() as c:
-        note = logs.newest_checkpoint(c)
-        assert note is not None
-        return _difference(earlier, logs.texts(c), note)
+        return _difference(earlier, logs.texts(c), _newest(c))
 
 
 def _difference(earlier: Bundle, texts: Iterable[str], checkpoint: str) -> dict[str, Any]:
@@ -96,8 +108,7 @@ def _difference(earlier: Bundle, texts: Iterable[str], checkpoint: str) -> dict[
     for index, text in enumerate(texts):
         after.add(text)
         if index >= first:
-            body = parsed(text)
-            appended.append({"leaf": index, **{key: body[key] for key in ("at", "run", "kind")}})
+            appended.append({"leaf": index, **_named(text)})
     reports = before.finish(earlier.checkpoint), after.finish(checkpoint, [earlier.checkpoint])
     known = {_row(run, row): row["epsilon"] for run in reports[0].runs for row in run["rows"]}
     spent = []
@@ -112,15 +123,37 @@ def _difference(earlier: Bundle, texts: Iterable[str], checkpoint: str) -> dict[
     return {"appended": appended, "spent": spent, "problems": problems}
 
 
+def _named(text: str) -> dict[str, Any]:
+    """When, of which run and what a leaf is; None where it doesn't say, which is a problem."""
+    try:
+        body = parsed(text)
+    except MessageError:
+        body = {}
+    return {key: body.get(key) for key in ("at", "run", "kind")}
+
+
+def _newest(c: Connection) -> str:
+    note = logs.newest_checkpoint(c)
+    if note is None:
+        raise _damaged("the ledger has no checkpoint")
+    return note
+
+
+def _damaged(message: str) -> StorageError:
+    return StorageError(message, "tacit ledger verify says what is wrong with it")
+
+
 def _row(run: dict[str, Any], row: dict[str, Any]) -> tuple[Any, ...]:
     return run["run"], row["unit"], row["adversary"], row["amplified"]
 
 
-def _models(store: Store, which: str) -> Iterator[tuple[str, bytes]]:
-    registry, rows = ModelRegistry(store.home, store), store.versions()
+def _models(store: Store, c: Connection, which: str) -> Iterator[tuple[str, bytes]]:
     if which == "none":
         return
+    v = t.versions.c
+    rows = c.execute(sa.select(v.run, v.artifact).order_by(v.id)).tuples().all()
     if which == "newest":
-        rows = list({row["run"]: row for row in rows}.values())
-    for digest in dict.fromkeys(row["artifact"] for row in rows):
+        rows = list(dict(rows).items())
+    registry = ModelRegistry(store.home, store)
+    for digest in dict.fromkeys(artifact for _, artifact in rows):
         yield digest, registry.data(digest)

@@ -7,6 +7,7 @@ can't both spend the last of a population's budget; what it refuses was never se
 from __future__ import annotations
 
 import base64
+import secrets
 from collections.abc import Sequence
 from typing import Any
 
@@ -70,7 +71,7 @@ class Governance:
         body: Body = {"kind": "POLICY", "run": "", "policy": policy.to_json()}
         with self._store.appending() as (c, log):
             self._follow(c, needed=True)
-            signed_body = signed(body, signer)
+            signed_body = signed({**body, **_once(c)}, signer)
             self._governor.check_policy(signed_body)
             return log.append(signed_body)
 
@@ -85,6 +86,10 @@ class Governance:
             note: in words, for whoever reads the ledger.
             lifts: the AUDIT leaf after which releases go on; None approves the run's plan.
             signer: the reviewer.
+
+        Raises:
+            ConfigError: the verdict is neither, or the signer isn't one who may.
+            StorageError: there is no such run.
         """
         plan = self._store.run(run)["plan_digest"]
         body = {
@@ -97,7 +102,7 @@ class Governance:
         }
         with self._store.appending() as (c, log):
             self._follow(c, needed=True)
-            signed_body = signed(body, signer)
+            signed_body = signed({**body, **_once(c)}, signer)
             self._governor.check_approval(signed_body)
             return log.append(signed_body)
 
@@ -118,3 +123,8 @@ def signed(body: dict[str, Any], signer: SignerKey | None) -> Body:
     named = {**body, "key": str(signer.verifier) if signer else None}
     signature = signer.sign(leaves.statement(named)) if signer else b""
     return {**named, "signature": base64.b64encode(signature).decode() or None}
+
+
+def _once(c: Connection) -> dict[str, str]:
+    """What keeps a signed leaf from being said again, here or in another ledger."""
+    return {"ledger": logs.first_key(c)["origin"], "nonce": secrets.token_hex(16)}

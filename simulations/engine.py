@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from tacit.client.app import make_app
+from tacit.client.app import MakeTrainer, make_app
 from tacit.client.party import LocalParty
 from tacit.configs import build
 from tacit.configs.spec import RunSpec
@@ -97,6 +97,7 @@ def simulate(
     resume: str | None = None,
     started: Callable[[Row, RunSpec], None] | None = None,
     progress: Callable[[RoundResult], None] | None = None,
+    trainer: MakeTrainer | None = None,
 ) -> Result:
     """Trains a model over simulated clients in this process.
 
@@ -107,6 +108,7 @@ def simulate(
         resume: a run to go on with, its id or a prefix or ``"last"``, in place of settings.
         started: called once, with the run's row and configuration.
         progress: called after every released round.
+        trainer: of the clients, as in `tacit.client.app.make_app`.
 
     Raises:
         TacitError: one of its children, with a hint of what to do.
@@ -132,7 +134,7 @@ def simulate(
         if started is not None:
             started(run, spec)
         with torch.random.fork_rng(devices=[]), _threads(spec.threads):
-            updates, seconds = _run(run, spec, found, store, place, progress)
+            updates, seconds = _run(run, spec, found, store, place, progress, trainer)
         result = summary(store, run["id"], updates / max(seconds, 1e-9), began)
         report.write(store, run["id"], result.claims)
         return result
@@ -147,11 +149,14 @@ def _run(
     store: Store,
     home: Home,
     progress: Callable[[RoundResult], None] | None,
+    trainer: MakeTrainer | None,
 ) -> tuple[int, float]:
     """Runs the rounds; returns how many clients answered, and in what time."""
     directory = LocalDirectory()
     grid = InProcessGrid(
-        make_app(task, LocalParty(directory)), spec.clients, {"spec": json.dumps(spec.to_dict())}
+        make_app(task, LocalParty(directory), trainer),
+        spec.clients,
+        {"spec": json.dumps(spec.to_dict())},
     )
     updates, seconds = 0, 0.0
     legs = _legs(grid, spec)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -18,6 +18,7 @@ SUPPORT = str(Path(__file__).parent / "support")
 sys.path.insert(0, SUPPORT)
 os.environ["PYTHONPATH"] = os.pathsep.join([SUPPORT, os.environ.get("PYTHONPATH", "")]).rstrip(":")
 
+from postgres import Postgres  # noqa: E402
 from tiny import TINY, TINY_SECURE, make_tiny  # noqa: E402
 
 os.environ["FLWR_TELEMETRY_ENABLED"] = "0"
@@ -42,13 +43,38 @@ def secure() -> list[str]:
     return list(TINY_SECURE)
 
 
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """A PostgreSQL of this session's own."""
+    server = Postgres()
+    try:
+        server.start()
+        yield server
+    finally:
+        server.stop()
+
+
 @pytest.fixture
-def home(tmp_path: Path) -> Home:
+def url(request: pytest.FixtureRequest) -> Iterator[str | None]:
+    """Of the home's database: None for SQLite, which it is without `postgres.BOTH`."""
+    if getattr(request, "param", "sqlite") == "sqlite":
+        yield None
+        return
+    server: Postgres = request.getfixturevalue("postgres")
+    made = server.fresh()
+    yield made
+    server.recycle(made)
+
+
+@pytest.fixture
+def home(tmp_path: Path, url: str | None) -> Home:
     """An empty home."""
-    return Home(tmp_path / "home")
+    return Home(tmp_path / "home", url)
 
 
 @pytest.fixture
-def store(home: Home) -> Store:
+def store(home: Home) -> Iterator[Store]:
     """The database of an empty home."""
-    return Store(home)
+    made = Store(home)
+    yield made
+    made.close()

@@ -11,7 +11,6 @@ It doesn't guarantee who made it: that is the checkpoint's signature.
 from __future__ import annotations
 
 import base64
-import binascii
 import contextlib
 import hashlib
 import itertools
@@ -101,7 +100,7 @@ class Bundle:
             body = _object(line, "a model's line")
             try:
                 yield str(body["artifact"]), base64.b64decode(body["data"], validate=True)
-            except (KeyError, TypeError, binascii.Error) as error:
+            except (KeyError, TypeError, ValueError) as error:
                 raise MessageError("a model's line can't be read") from error
 
     def _ends(self) -> tuple[bytes, bytes, str]:

@@ -32,12 +32,18 @@ def run(arguments: Sequence[str]) -> int:
         kept = [_text(Path(name)) for name in asked.checkpoint]
         path = Path(asked.file)
         if proofs.is_proof(path):
-            proofs.check(path, asked.key)
-            print(json.dumps({"holds": True}) if asked.json else f"{path}: the proof holds")
+            if kept or asked.artifacts:
+                raise StorageError("--checkpoint and --artifacts are for bundles, not for a proof")
+            leaf = proofs.check(path, asked.key)
+            said = _plain(f"{path}: the proof holds, of {json.dumps(leaf)}")
+            print(json.dumps({"holds": True, "leaf": leaf}) if asked.json else said)
             return 0
         artifacts = Path(asked.artifacts) if asked.artifacts else None
         report = verify(path, kept, asked.key, artifacts)
     except TacitError as error:
+        if asked.json and not isinstance(error, StorageError):
+            finding = {"leaf": None, "problem": error.message}
+            print(json.dumps({"holds": False, "findings": [finding]}))
         print(f"tacit-verify: {error.message}", file=sys.stderr)
         if error.hint:
             print(f"              {error.hint}", file=sys.stderr)
@@ -89,7 +95,12 @@ def described(report: Report) -> str:
     lines += ["", *(f"note: {note}" for note in report.notes)]
     lines += [f"WRONG {finding}" for finding in report.findings]
     lines.append("all holds" if report.holds else f"{len(report.findings)} findings: DOES NOT HOLD")
-    return "\n".join(lines)
+    return "\n".join(map(_plain, lines))
+
+
+def _plain(line: str) -> str:
+    """The line without what would move a terminal's cursor: leaves hold what others wrote."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
 
 
 def _table(rows: Sequence[dict[str, object]]) -> Iterator[str]:
@@ -119,13 +130,16 @@ def _check_artifacts(bundle: Bundle, verifier: Verifier, folder: Path | None) ->
             verifier.wrong(released[digest], f"the model in the bundle isn't {digest}")
     if folder is None:
         return
+    if not folder.is_dir():
+        raise StorageError(f"{folder} isn't a folder")
     missing = 0
     for digest, index in released.items():
         name = f"{digest}.safetensors"
         found = [path for path in (folder / digest[:2] / name, folder / name) if path.is_file()]
         missing += not found
-        if found and hashlib.sha256(found[0].read_bytes()).hexdigest() != digest:
-            verifier.wrong(index, f"{found[0]} isn't the model that was released")
+        for path in found:
+            if _sha256(path) != digest:
+                verifier.wrong(index, f"{path} isn't the model that was released")
     if missing:
         verifier.trail.notes.append(f"{missing} of {len(released)} models aren't in {folder}")
 
@@ -155,8 +169,15 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _sha256(path: Path) -> str:
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise StorageError(f"{path} can't be read: {error.strerror}") from error
+
+
 def _text(path: Path) -> str:
     try:
-        return path.read_text()
+        return path.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise StorageError(f"{path} can't be read: {error}") from error

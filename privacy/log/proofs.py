@@ -61,20 +61,40 @@ def check(path: Path, keys: Sequence[str]) -> dict[str, Any]:
 
     Raises:
         MessageError: it doesn't hold, or isn't one.
+        StorageError: it can't be read.
     """
     if not keys:
         raise MessageError("a proof needs the ledger's key", "give it with --key")
+    known = [VerifierKey.parse(key) for key in keys]
     try:
-        found = json.loads(path.read_bytes())
-        text, index, size = found["leaf"], found["index"], found["size"]
-        proof = [bytes.fromhex(digest) for digest in found["proof"]]
-        note = open_note(found["checkpoint"], *(VerifierKey.parse(key) for key in keys))
-    except (ValueError, KeyError, TypeError) as error:
+        found = json.loads(_read(path))
+        text, index, size, proof, note = (found[name] for name in _FIELDS)
+        hashes = [_digest(digest) for digest in proof]
+        leaf = merkle.leaf_hash(text.encode())
+        checkpoint = Checkpoint.parse(open_note(note, *known))
+    except (LookupError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise MessageError(f"{path} isn't a proof: {error}") from error
-    checkpoint = Checkpoint.parse(note)
-    leaf = merkle.leaf_hash(text.encode())
-    if size != checkpoint.size or not isinstance(index, int):
+    if found.get("version") != VERSION:
+        raise MessageError(f"proof version={found.get('version')} isn't {VERSION}")
+    if type(index) is not int or size != checkpoint.size:
         raise MessageError(f"{path} is of a tree of {size}, and its checkpoint of another")
-    if not merkle.verify_inclusion(index, size, leaf, proof, checkpoint.root):
+    if not merkle.verify_inclusion(index, checkpoint.size, leaf, hashes, checkpoint.root):
         raise MessageError(f"{path} doesn't prove that leaf {index} is in the ledger")
     return parsed(text)
+
+
+_FIELDS = ("leaf", "index", "size", "proof", "checkpoint")
+
+
+def _digest(text: str) -> bytes:
+    data = bytes.fromhex(text)
+    if data.hex() != text:
+        raise ValueError("a digest isn't in lower-case hex")
+    return data
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise StorageError(f"{path} can't be read: {error.strerror}") from error

@@ -2,28 +2,30 @@
 
 Part of the verifier (`tacit.privacy.log.verify`): `Trail.take` answers with what is wrong with
 the next leaf, `Trail.closing` with what can only be said at the end, the tables with epsilon.
+
+Of the epsilons beside releases, those of rounds 1, 2, 4, 8... and of the last are recomputed;
+each of the others has to lie between its neighbours, as composing only adds.
 """
 
 from __future__ import annotations
 
-import json
 import math
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import rfc8785
-
-from tacit.privacy import participation
 from tacit.privacy.accountant import Accountant
-from tacit.privacy.errors import ConfigError
+from tacit.privacy.audit.canaries import Canaries
+from tacit.privacy.errors import ConfigError, MessageError
 from tacit.privacy.ledger import Spending
+from tacit.privacy.log import plans
 from tacit.privacy.log.leaves import digest
-from tacit.privacy.log.plans import read
 from tacit.privacy.plan import PrivacyPlan
 
 Leaf = Mapping[str, Any]
+_DIGEST = re.compile(r"[0-9a-f]{64}")
 STATUSES = ("running", "waiting", "finished", "stopped", "refused", "failed")
 
 
@@ -36,6 +38,8 @@ class RunTrail:
         plan: read from it; None if another tacit wrote it.
         claims: what a charge for each purpose has to claim.
         spending: up to the last release of a model; ``since`` are the charges after it.
+        stated: where the last release is, and the epsilon beside it.
+        evaluated: the last round whose evaluation was released.
     """
 
     leaf: Leaf
@@ -51,6 +55,7 @@ class RunTrail:
     charges: int = 0
     round: int = 0
     release: int | None = None
+    evaluated: int = 0
     status: str = "running"
     canaries: set[str] = field(default_factory=set)
     artifacts: list[tuple[int, str]] = field(default_factory=list)
@@ -72,6 +77,7 @@ class Trail:
         self.notes: list[str] = []
         # Leaves before the first KEY are a home's from before there was a tree.
         self.legacy = 0
+        self._adopted = 0
         self._early: dict[str, list[tuple[int, Leaf]]] = {}
 
     def take(self, index: int, body: Leaf) -> Iterator[str]:
@@ -103,33 +109,35 @@ class Trail:
         """What is wrong with each run as a whole; afterwards all charges are composed."""
         for run in self._early:
             yield None, f"run={run} was charged and never planned"
-        for name, run in self.runs.items():
-            yield from self._stated(run)
-            if run.plan is not None:
-                yield from _participations(name, run, run.plan)
+        for run in self.runs.values():
+            yield from _stated(run)
             run.spending, run.since = run.whole(), []
 
     # Kinds
 
     def _plan(self, index: int, body: Leaf) -> Iterator[str]:
         name, adopted = body["run"], "adopted" in body
+        _words(body, "run", "name", "population", "plan", "spec", "code")
         if name in self.runs:
             yield f"run={name} was planned twice"
             return
+        if adopted:
+            self._adopted += 1
+            if index != self.legacy + self._adopted:
+                yield f"run={name} is adopted after the ledger began"
         if digest(body["body"]) != body["plan"]:
             yield f"the plan of run={name} isn't the one of its digest"
         plan, claims = None, {}
         try:
-            plan = read(body["body"])
-            claims = {
-                "train": _written(plan.training()),
-                "evaluate": _written(plan.evaluating()),
-            }
+            plan = plans.read(body["body"])
+            claims = plans.claims(plan)
         except ConfigError as error:
             if not adopted:
                 yield f"the plan of run={name} can't be read: {error.message}"
             self.notes.append(f"run={name}: an older tacit's plan; its claims are taken as is")
         deltas = {"client": body["body"]["client_delta"], "record": body["body"]["record_delta"]}
+        for delta in deltas.values():
+            Accountant(delta)  # Raises for one that no epsilon is stated at.
         self.runs[name] = RunTrail(body, plan, claims, Spending(deltas))
         for early, leaf in self._early.pop(name, []):
             for problem in self.take(early, leaf):
@@ -144,14 +152,23 @@ class Trail:
             yield f"{what} isn't the next attempt"
         if body["round"] != run.round + 1:
             yield f"{what} is charged when round {run.round} was the last released"
-        if run.plan is not None:
-            yield from _as_planned(what, body, run, run.plan)
+        counted = body
+        if run.plan is None:
+            Spending(run.spending.deltas).add(body)  # Raises for what can't be added up.
+        else:
+            draws = run.draws[key[2]] + 1
+            problems = list(plans.unlike(body, run.plan, run.claims, draws))
+            yield from (f"{what} {problem}" for problem in problems)
+            if problems:
+                counted = plans.owed(body, run.plan, run.claims, draws)
+        if body["participations"] < run.bounds.get(key[2], 0):
+            yield f"{what} takes back participations that were charged"
         run.attempts[key[0], key[2]] += 1
         run.draws[key[2]] += 1
         run.charges += 1
         run.bounds[key[2]] = body["participations"]
         run.open[key] = index
-        run.since.append(body)
+        run.since.append(counted)
 
     def _release(self, index: int, body: Leaf, run: RunTrail) -> Iterator[str]:
         key = (body["round"], body["attempt"], body["purpose"])
@@ -163,21 +180,41 @@ class Trail:
             yield f"{what} names charge {body['charge']}, and was charged by leaf {charge}"
         if body["plan"] != run.leaf["plan"]:
             yield f"{what} is released under another plan than the run's"
-        if "artifact" not in body:
-            return
-        if body["round"] != run.round + 1 or body["purpose"] != "train":
+        if body["round"] != run.round + 1:
             yield f"{what} is released after round {run.round}"
+        if "artifact" in body:
+            yield from self._version(index, body, run)
+        elif body["purpose"] == "train":
+            yield f"{what} is released without a model"
+        elif body["round"] <= run.evaluated:
+            yield f"{what} is released a second time"
+        else:
+            run.evaluated = body["round"]
+
+    def _version(self, index: int, body: Leaf, run: RunTrail) -> Iterator[str]:
+        """A release of a model."""
+        if body["purpose"] != "train":
+            yield f"a model is released under a charge to {body['purpose']}"
+        _words(body, "name", "artifact")
+        if not _DIGEST.fullmatch(body["artifact"]):
+            raise MessageError(f"artifact={body['artifact']} isn't a digest")
         self.versions[body["name"]] += 1
         if body["name"] != run.leaf["name"] or body["number"] != self.versions[body["name"]]:
             yield f"{body['name']}@{body['number']} isn't the next version of {run.leaf['name']}"
-        if index >= self.legacy and body["parent"] != run.release:
-            yield f"{what} names leaf {body['parent']} as its parent, and not {run.release}"
+        if index >= self.legacy:
+            if body["parent"] != run.release:
+                yield f"names leaf {body['parent']} as its parent, and not {run.release}"
+            _words(body, "state", "report")
         run.round, run.release = body["round"], index
         run.artifacts.append((index, body["artifact"]))
         for leaf in run.since:
             run.spending.add(leaf)
         run.since = []
-        run.stated = (index, body["epsilon"]) if index >= self.legacy else None
+        if index >= self.legacy:
+            yield from _risen(body["epsilon"], run.stated)
+            run.stated = (index, body["epsilon"])
+            if body["round"] & (body["round"] - 1) == 0:
+                yield from (problem for _, problem in _stated(run))
 
     def _abandon(self, index: int, body: Leaf, run: RunTrail) -> Iterator[str]:
         key = (body["round"], body["attempt"], body["purpose"])
@@ -194,19 +231,15 @@ class Trail:
             if run.charges:
                 yield "canaries are committed to after the run began"
             run.canaries.add(body["commitment"])
-        elif body["commitment"] not in run.canaries:
-            yield "an audit's result with canaries that weren't committed to beforehand"
-        elif body["violated"] != (body["lower_bound"] > body["charged"]):
-            yield f"violated={body['violated']} isn't what the audit's bound says"
-
-    def _stated(self, run: RunTrail) -> Iterator[tuple[int, str]]:
-        """Whether the epsilon beside the last release is what its charges add up to."""
-        if run.stated is None:
             return
-        index, said = run.stated
-        for name, value in run.spending.stated().items():
-            if not close(said.get(name), value):
-                yield index, f"states epsilon.{name}={said.get(name)}, and its charges are {value}"
+        canaries = Canaries(
+            body["unit"], body["method"], body["canaries"], bytes.fromhex(body["secret"])
+        )
+        if body["commitment"] not in run.canaries or not canaries.opens(body["commitment"]):
+            yield "an audit's result with canaries that weren't committed to beforehand"
+        charged = body["charged"]
+        if body["violated"] != (charged is not None and body["lower_bound"] > charged):
+            yield f"violated={body['violated']} isn't what the audit's bound says"
 
     # Tables
 
@@ -260,46 +293,28 @@ class Trail:
         return {"population": name, "runs": len(runs), "rows": rows}
 
 
-def _as_planned(what: str, body: Leaf, run: RunTrail, plan: PrivacyPlan) -> Iterator[str]:
-    if not 1 <= body["round"] <= plan.rounds:
-        yield f"{what} is beyond the {plan.rounds} rounds planned"
-    if body["noise_source"] != plan.noise_source:
-        yield f"{what} drew its noise from {body['noise_source']}, not {plan.noise_source}"
-    if body["purpose"] not in run.claims:
-        yield f"purpose={body['purpose']} is unknown"
-    elif body["claims"] != run.claims[body["purpose"]]:
-        yield f"{what} claims other than its plan: {_difference(body, run)}"
+def _stated(run: RunTrail) -> Iterator[tuple[int, str]]:
+    """Whether the epsilon beside the last release is what the charges before it add up to."""
+    if run.stated is None:
+        return
+    index, said = run.stated
+    for name, value in run.spending.stated().items():
+        if not close(said.get(name), value):
+            yield index, f"states epsilon.{name}={said.get(name)}, and its charges are {value}"
 
 
-def _difference(body: Leaf, run: RunTrail) -> str:
-    """The first row in which a charge isn't its plan's."""
-    due = {_place(claim): claim for claim in run.claims[body["purpose"]]}
-    for claim in body["claims"]:
-        planned = due.pop(_place(claim), None)
-        if planned != claim:
-            return f"{'/'.join(map(str, _place(claim)))}: {claim['event']}"
-    return f"{len(due)} rows are missing"
+def _risen(said: Leaf, before: tuple[int, Leaf] | None) -> Iterator[str]:
+    """Whether no epsilon is below the one that was stated before it."""
+    for name, earlier in before[1].items() if before else ():
+        now = said.get(name)
+        if now is not None and (earlier is None or (now < earlier and not close(now, earlier))):
+            yield f"states epsilon.{name}={now}, after {earlier}"
 
 
-def _place(claim: Leaf) -> tuple[str, str, bool]:
-    return claim["unit"], claim["adversary"], claim["amplified"]
-
-
-def _participations(name: str, run: RunTrail, plan: PrivacyPlan) -> Iterator[tuple[None, str]]:
-    for purpose, charged in run.bounds.items():
-        draws = run.draws[purpose]
-        least = participation.bound(draws, plan.sampling_rate, plan.population)
-        if charged < least:
-            yield (
-                None,
-                f"run={name}: {charged} participations are charged for {draws} draws to "
-                f"{purpose}, and {least} are due",
-            )
-
-
-def _written(claims: list[Any]) -> Any:
-    """Claims as they are after a way through JSON."""
-    return json.loads(rfc8785.dumps([claim.to_json() for claim in claims]))
+def _words(body: Leaf, *names: str) -> None:
+    for name in names:
+        if not isinstance(body[name], str):
+            raise MessageError(f"{name}={body[name]!r} isn't text")
 
 
 def close(a: float | None, b: float | None) -> bool:

@@ -36,9 +36,14 @@ from tacit.privacy.log.leaves import KINDS
 from tacit.privacy.log.merkle import Tree, leaf_hash
 from tacit.privacy.log.notes import Checkpoint, VerifierKey, open_note, signed
 from tacit.privacy.log.trail import Trail
+from tacit.privacy.policy import seconds
 
-# Text that json.dumps writes as RFC 8785 does but for these: exponents, and whole floats.
-_DOUBTFUL = re.compile(r"\d[eE][-+]?\d|\.0+[,\]}]|-0[,\]}]")
+# What json.dumps wrote is as RFC 8785 has it but for these: exponents, whole numbers beyond
+# 2^53, whole floats. A number comes right after one of the first three signs.
+_DOUBTFUL = re.compile(r"[:,\[]-?(?:[0-9.]+[eE]|[0-9]{16})|\.0+[,\]}]|-0[,\]}]")
+_EXACT = 2**53 - 1
+# A leaf of another shape; what exactly doesn't matter to whoever reads the report.
+_MALFORMED = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,14 +115,13 @@ class Verifier:
     def add(self, text: str) -> None:
         """Takes the next leaf, as it is hashed."""
         index = self.tree.size
-        self.tree.append(leaf_hash(text.encode()))
+        # A lone surrogate has no UTF-8; such a text isn't canonical either.
+        self.tree.append(leaf_hash(text.encode(errors="surrogatepass")))
         try:
-            body = parsed(text)
-            self._check(index, body)
+            self._check(index, parsed(text))
         except TacitError as error:
             self.wrong(index, error.message)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            # A leaf of another shape; what exactly doesn't matter to whoever reads the report.
+        except _MALFORMED as error:
             self.wrong(index, f"is malformed: {type(error).__name__} {error}")
 
     def wrong(self, index: int | None, problem: str) -> None:
@@ -148,18 +152,28 @@ class Verifier:
         for key in pinned:
             if key not in known:
                 self.wrong(None, f"the ledger isn't signed by the key {key}")
-        for place, problem in self.trail.closing():
-            self.wrong(place, problem)
+        runs, populations = self._tables()
         return Report(
             origin=self._origin,
             size=self.tree.size,
             root=self.tree.root().hex(),
             keys=[str(key) for _, key in self._keys],
             findings=self.findings,
-            runs=self.trail.run_tables(),
-            populations=self.trail.population_tables(),
+            runs=runs,
+            populations=populations,
             notes=self.trail.notes,
         )
+
+    def _tables(self) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+        """Epsilon by run and by population, recomputed."""
+        try:
+            for place, problem in self.trail.closing():
+                self.wrong(place, problem)
+            return self.trail.run_tables(), self.trail.population_tables()
+        except (TacitError, *_MALFORMED) as error:
+            # Charges with numbers that no mechanism has; no table is better than half of one.
+            self.wrong(None, f"what was charged can't be added up: {error}")
+            return [], []
 
     def key_at(self, size: int) -> VerifierKey | None:
         """The key that signs a checkpoint of this size."""
@@ -196,6 +210,7 @@ class Verifier:
     def _check(self, index: int, body: Mapping[str, Any]) -> None:
         if body["kind"] not in KINDS:
             raise MessageError(f"kind={body['kind']!r} is unknown")
+        seconds(body["at"])
         if body["kind"] == "KEY":
             self._check_key(index, body)
         elif not self._keys:
@@ -239,26 +254,38 @@ def parsed(text: str) -> dict[str, Any]:
     Raises:
         MessageError: the text isn't a JSON object in canonical form (RFC 8785).
     """
+    doubtful = not text.isascii() or bool(_DOUBTFUL.search(text))
     try:
-        body = json.loads(text, parse_constant=_refused)
-    except (ValueError, RecursionError) as error:
+        body = (_CAREFUL if doubtful else _DECODER).decode(text)
+    except (ValueError, OverflowError, RecursionError) as error:
         raise MessageError(f"isn't JSON: {error}") from error
     if not isinstance(body, dict):
         raise MessageError("isn't a JSON object")
-    if not _canonical(text, body):
+    if not _canonical(text, body, doubtful):
         raise MessageError("isn't in canonical form (RFC 8785)")
     return body
 
 
-def _canonical(text: str, body: dict[str, Any]) -> bool:
-    # The C encoder decides nearly always, a hundred times faster.
-    if text.isascii() and not _DOUBTFUL.search(text):
-        return json.dumps(body, sort_keys=True, separators=(",", ":"), ensure_ascii=False) == text
+def _canonical(text: str, body: dict[str, Any], doubtful: bool) -> bool:
     try:
+        # The C encoder decides nearly always, and is many times faster.
+        if not doubtful and _ENCODER.encode(body) == text:
+            return True
         return rfc8785.dumps(body) == text.encode()
-    except (rfc8785.CanonicalizationError, UnicodeEncodeError, RecursionError):
+    except (ValueError, RecursionError):
         return False
 
 
 def _refused(constant: str) -> float:
     raise ValueError(f"{constant} isn't JSON")
+
+
+def _number(digits: str) -> int | float:
+    """A whole number as RFC 8785 has it: beyond 2^53 it is a double."""
+    exact = int(digits)
+    return exact if abs(exact) <= _EXACT else float(exact)
+
+
+_DECODER = json.JSONDecoder(parse_constant=_refused)
+_CAREFUL = json.JSONDecoder(parse_constant=_refused, parse_int=_number)
+_ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False)

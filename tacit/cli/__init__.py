@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import sys
 
-from tacit.cli.root import app
 from tacit.privacy.errors import TacitError
 
 
 def main() -> None:
     """Runs the command line; a user's mistake is a message and a hint, never a traceback."""
+    try:
+        from tacit.cli.root import app
+    except ModuleNotFoundError as error:
+        # Installed for reviewing only.
+        print(f"tacit: {error.name} isn't installed", file=sys.stderr)
+        print("       pip install 'tacit[all]'; tacit-verify works without", file=sys.stderr)
+        sys.exit(2)
     try:
         app()
     except TacitError as error:
@@ -22,4 +28,4 @@ def main() -> None:
         sys.exit(130)
 
 
-__all__ = ["app", "main"]
+__all__ = ["main"]

@@ -43,6 +43,8 @@ def show(
     home: HomeOption = None,
 ) -> None:
     """Show the leaves, and what they add up to, recomputed from them."""
+    from rich.markup import escape
+
     from tacit.server.actual import at_survivors
 
     store = open_store(home)
@@ -64,7 +66,7 @@ def show(
                 leaf["kind"],
                 leaf["body"].get("round"),
                 leaf["body"].get("purpose"),
-                _what(leaf["body"]),
+                escape(_what(leaf["body"])),
             )
             for leaf in leaves
         ],
@@ -76,24 +78,28 @@ def show(
 
 
 @app.command()
-def verify(kept: Kept = None, as_json: JsonOption = False, home: HomeOption = None) -> None:
+def verify(
+    kept: Kept = None,
+    pinned: Annotated[
+        list[str] | None,
+        typer.Option("--key", metavar="KEY", help="A key you know the ledger by."),
+    ] = None,
+    as_json: JsonOption = False,
+    home: HomeOption = None,
+) -> None:
     """Check the whole home against its log: every row, every model, every signature."""
-    from pathlib import Path
-
     from rich.progress import Progress, TextColumn
 
     from tacit.privacy.log.command import described
     from tacit.server import check
-    from tacit.server.home import explained
 
     store = open_store(home)
-    notes = []
-    for name in kept or []:
-        with explained(f"{name} can't be read"):
-            notes.append(Path(name).read_text())
+    notes = [_text(name) for name in kept or []]
     with Progress(TextColumn("{task.completed} leaves"), transient=True, console=stderr()) as bar:
         task = bar.add_task("verify", total=None)
-        report = check.verify(store, notes, progress=lambda n: bar.update(task, completed=n))
+        report = check.verify(
+            store, notes, pinned, progress=lambda n: bar.update(task, completed=n)
+        )
     if as_json:
         print_json(report.to_json())
     else:
@@ -159,13 +165,16 @@ def diff(
     home: HomeOption = None,
 ) -> None:
     """Show what was appended since, and how much more was spent; fails if anything changed."""
+    from rich.markup import escape
+
     from tacit.server.exports import difference
 
     found = difference(old, new, None if new is not None else open_store(home))
     if as_json:
         print_json(found)
     else:
-        rows = [(x["leaf"], x["at"], x["run"], x["kind"]) for x in found["appended"]]
+        names = ("leaf", "at", "run", "kind")
+        rows = [[escape(str(x[name])) for name in names] for x in found["appended"]]
         print_table(f"{len(rows)} leaves were appended", ["leaf", "at", "run", "kind"], rows)
         spent = [
             (x["run"], x["unit"], x["adversary"], "yes" if x["amplified"] else "no", *x["epsilon"])
@@ -183,6 +192,24 @@ def stderr() -> Any:
     from rich.console import Console
 
     return Console(stderr=True)
+
+
+def _text(name: str) -> str:
+    """A file somebody kept.
+
+    Raises:
+        StorageError: it can't be read, or isn't text.
+    """
+    from pathlib import Path
+
+    from tacit.privacy.errors import StorageError
+    from tacit.server.home import explained
+
+    try:
+        with explained(f"{name} can't be read"):
+            return Path(name).read_text("utf-8")
+    except UnicodeDecodeError as error:
+        raise StorageError(f"{name} isn't a checkpoint: it isn't text") from error
 
 
 def _what(body: dict[str, Any]) -> str:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tacit.cli.common import HomeOption, JsonOption, number, open_store, print_json, print_table
+from tacit.cli.statement import statement
 
 if TYPE_CHECKING:
     from tacit.server.registry import ModelRegistry
@@ -95,3 +96,6 @@ def export(
         print_json({"path": str(path), "artifact_sha256": row["artifact"]})
     else:
         print(f"{row['name']}@{row['number']} -> {path} (sha256 {row['artifact']})")
+
+
+app.command()(statement)

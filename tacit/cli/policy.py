@@ -47,11 +47,17 @@ def policy(
     home: HomeOption = None,
 ) -> None:
     """Set what may be spent on a population; without options, show what is in force."""
+    from tacit.privacy.errors import ConfigError
     from tacit.privacy.policy import Policy, best_order
     from tacit.server.governance import Governance
 
     caps = (epsilon, delta, window_days, run_epsilon, separation_hours, review_epsilon, reviewer)
     if all(value is None for value in caps):
+        if unit != "client" or not amplified or key is not None:
+            raise ConfigError(
+                f"population={population}: there is no cap to set",
+                "leave all options out to see the policy in force",
+            )
         found = Governance(open_store(home)).policy(population)
         print_json(found.to_json() if found else None)
         return
@@ -69,7 +75,8 @@ def policy(
         review_epsilon=review_epsilon,
         reviewers=tuple(reviewer or ()),
     )
-    leaf = Governance(open_or_make_store(home)).adopt(made, _signer(key))
+    signer = _signer(key)
+    leaf = Governance(open_or_make_store(home)).adopt(made, signer)
     if as_json:
         print_json({"leaf": leaf, "policy": made.to_json()})
     else:
@@ -99,7 +106,8 @@ def approve(
     if as_json:
         print_json({"leaf": leaf, "run": identifier, "verdict": verdict})
     else:
-        print(f"leaf {leaf}: run {identifier} is {verdict}")
+        what = f"run {identifier}" if lifts is None else f"going on after leaf {lifts}"
+        print(f"leaf {leaf}: {what} is {verdict}")
 
 
 def keygen(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from tacit.cli import ledger, models, runs, simulate
+from tacit.cli import audit, ledger, models, plan, runs, simulate
 
 app = typer.Typer(
     help="Federated learning with differential privacy.",
@@ -13,6 +13,8 @@ app = typer.Typer(
     add_completion=False,
 )
 app.command("simulate")(simulate.simulate)
+app.command("plan")(plan.plan)
+app.add_typer(audit.app, name="audit")
 app.add_typer(ledger.app, name="ledger")
 app.add_typer(models.app, name="models")
 app.add_typer(runs.app, name="runs")

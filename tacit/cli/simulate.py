@@ -52,7 +52,7 @@ def simulate(
         compose(given)  # A typo should be told before the seconds that torch takes to load.
     from tacit.simulations.engine import simulate as run
 
-    with _progress() as (started, progress):
+    with rounds_bar() as (started, progress):
         result = run(given, home=home, resume=resume, started=started, progress=progress)
     if as_json:
         print_json(result.to_json())
@@ -68,7 +68,7 @@ def _sweep(overrides: list[str], home: str | None, as_json: bool) -> None:
         compose(line)
     from tacit.simulations.sweep import run_all
 
-    with _progress(len(lines)) as (started, progress):
+    with rounds_bar(len(lines)) as (started, progress):
         folder, results = run_all(lines, home, started, progress)
     if as_json:
         print_json({"runs": [r for _, r in results], "report": str(folder / "report.html")})
@@ -98,7 +98,7 @@ Progress = Callable[["RoundResult"], None]
 
 
 @contextlib.contextmanager
-def _progress(runs: int = 1) -> Iterator[tuple[Started, Progress]]:
+def rounds_bar(runs: int = 1) -> Iterator[tuple[Started, Progress]]:
     """A bar on stderr with accuracy and epsilon; lines where stderr isn't a terminal."""
     from rich.console import Console
     from rich.logging import RichHandler

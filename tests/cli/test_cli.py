@@ -78,7 +78,8 @@ def test_models_are_listed_shown_and_exported(place: tuple[Path, dict[str, objec
 def test_the_ledger_is_shown_and_adds_up(place: tuple[Path, dict[str, object]]) -> None:
     home, result = place
     shown = json.loads(tacit("ledger", "show", "--json", "--home", str(home)).stdout)
-    assert [leaf["kind"] for leaf in shown["leaves"]] == ["CHARGE", "RELEASE"] * 2
+    kinds = [leaf["kind"] for leaf in shown["leaves"]]
+    assert kinds == ["KEY", "PLAN", "STATUS", *["CHARGE", "RELEASE"] * 2, "STATUS"]
     (table,) = shown["totals"].values()
     (row,) = [
         r for r in table if r["unit"] == "client" and r["adversary"] == "public" and r["amplified"]

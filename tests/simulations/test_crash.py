@@ -1,13 +1,24 @@
-"""kill -9 at every step of a round, then resume: nothing lost, doubled or under-counted."""
+"""kill -9 at every step of a round, then resume: nothing lost, doubled or under-counted.
+
+At named steps, at random moments on either database, and to PostgreSQL itself.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
+import random
 import signal
+import time
+from collections.abc import Callable, Iterator
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
-from crashing import federation
+from checking import check_exposures, check_log
+from crashing import append, federation, toil
+from postgres import BOTH, Postgres
 
 from tacit.privacy.ledger import replay
 from tacit.server.home import Home
@@ -169,3 +180,177 @@ def test_a_session_that_is_killed_is_never_gone_on_with(
         # What the killed session may have shown is paid for.
         assert after["charges"] > undisturbed_secure["charges"]
         assert after["epsilon"][-1] > undisturbed_secure["epsilon"][-1]
+
+
+# At random moments: those between two log lines too, in a commit or in a file's writing.
+
+KILLS = 110
+SEED = 20
+COMMITS = ["charge for train", "charge for evaluate", "release", "draw for train"]
+
+
+@contextlib.contextmanager
+def working(target: Callable[..., None], *args: object) -> Iterator[tuple[BaseProcess, Connection]]:
+    """A process at work, and what it says; killed in the end."""
+    heard, says = _FORKS.Pipe(duplex=False)
+    process = _FORKS.Process(target=target, args=(*args, says))
+    process.start()
+    says.close()
+    try:
+        yield process, heard
+    finally:
+        process.kill()
+        process.join(60)
+        heard.close()
+
+
+def check(home: Home) -> tuple[int, int, int]:
+    """Everything that a kill may not break; how many leaves, charges and versions there are."""
+    store = Store(home)
+    bodies = check_log(store)
+    check_exposures(store, bodies)
+    registry = ModelRegistry(home, store)
+    for version in store.versions():
+        registry.data(version["artifact"])
+    store.close()
+    charges = sum(b["kind"] == "CHARGE" for b in bodies)
+    return len(bodies), charges, len(store.versions())
+
+
+def finish(home: Home) -> None:
+    """What the last kill left can still be gone on with, to the end."""
+    store = Store(home)
+    left = [row["id"] for row in store.runs() if row["status"] != "finished"]
+    for identifier in left:
+        assert run(home.root, "never", 0, identifier) == 0
+    assert {row["status"] for row in store.runs()} == {"finished"}
+    kinds = [b["kind"] for b in check_log(store)]
+    assert kinds.count("CHARGE") == kinds.count("RELEASE") + kinds.count("ABANDON")
+    store.close()
+
+
+@pytest.mark.slow
+@BOTH
+def test_killed_at_random_moments_it_never_exposes_more_than_it_charged(
+    home: Home, url: str | None
+) -> None:
+    draw = random.Random(SEED)
+    before = (0, 0, 0)
+    Store(home).close()
+    for kill in range(KILLS):
+        # Half of them anywhere, half where something is committed soon.
+        step, left = (draw.choice(COMMITS), draw.randrange(1, 4)) if kill % 2 else ("start", 0)
+        delay = draw.uniform(0.0, 0.02 if left else 0.9)
+        print(f"kill {kill}, {delay:.4f} s after {step}, time {left}")  # Shown on failure.
+        with working(toil, str(home.root), left > 0) as (process, heard):
+            assert heard.recv() == "ready"
+            while left:
+                left -= heard.recv().endswith(f": {step}")
+            time.sleep(delay)
+            process.kill()
+            process.join(60)
+            assert process.exitcode == -signal.SIGKILL
+        if kill % 3 == 0:
+            after = check(home)
+            assert all(new >= old for new, old in zip(after, before, strict=True))
+            before = after
+    leaves, charges, versions = check(home)
+    print(f"{leaves} leaves, {charges} charges, {versions} versions")
+    assert charges > versions > 0
+    finish(home)
+
+
+# PostgreSQL dies, with all its processes.
+
+
+@pytest.fixture
+def killable(tmp_path: Path) -> Iterator[tuple[Postgres, Home]]:
+    """A PostgreSQL of the test's own, and a home whose ledger it keeps."""
+    server = Postgres()
+    try:
+        server.start()
+        home = Home(tmp_path / "home", server.fresh())
+        Store(home).close()
+        yield server, home
+    finally:
+        server.stop()
+
+
+Said = list[tuple[object, object]]
+
+
+def until_acknowledged(pipe: Connection, said: Said) -> None:
+    """Takes down what was said, to the next leaf that was acknowledged, and all that is there."""
+    while not said or not isinstance(said[-1][0], int) or pipe.poll():
+        assert pipe.poll(60)
+        said.append(pipe.recv())
+
+
+@pytest.mark.slow
+def test_what_was_acknowledged_outlives_a_killed_postgresql(
+    killable: tuple[Postgres, Home],
+) -> None:
+    """Of two processes that append: each leaf is there at its index, and the log verifies."""
+    server, home = killable
+    draw = random.Random(SEED)
+    store = Store(home)
+    names, said = ("r0", "r1"), (Said(), Said())
+    with contextlib.ExitStack() as stack:
+        pipes = [stack.enter_context(working(append, str(home.root), n))[1] for n in names]
+        for kill in range(15):
+            for pipe, known in zip(pipes, said, strict=True):
+                known.append(("restarted", "is PostgreSQL up?"))
+                until_acknowledged(pipe, known)
+            delay = draw.uniform(0.0, 0.3)
+            print(f"kill {kill} after {delay:.4f} s")
+            time.sleep(delay)
+            server.kill()
+            time.sleep(draw.uniform(0.0, 0.1))
+            server.start()
+            for pipe, known in zip(pipes, said, strict=True):
+                while pipe.poll():
+                    known.append(pipe.recv())
+            bodies = check_log(store)
+            for name, known in zip(names, said, strict=True):
+                for number, index in (pair for pair in known if isinstance(pair[0], int)):
+                    assert (bodies[index]["run"], bodies[index]["round"]) == (name, number)
+    for name, known in zip(names, said, strict=True):
+        numbers = [number for number, _ in known if isinstance(number, int)]
+        failures = [pair for pair in known if isinstance(pair[0], str)]
+        print(f"{name}: {len(numbers)} acknowledged, {len(failures)} failed")
+        assert len(numbers) >= 15
+        assert all("is PostgreSQL up?" in hint for _, hint in failures), failures
+        # What wasn't acknowledged is there once or not at all, and nothing else is.
+        found = [b["round"] for b in check_log(store) if b["run"] == name]
+        assert len(set(found)) == len(found)
+        assert sorted(found) == found
+        assert set(numbers) <= set(found)
+    store.close()
+
+
+@pytest.mark.slow
+def test_a_federation_outlives_a_killed_postgresql(killable: tuple[Postgres, Home]) -> None:
+    server, home = killable
+    draw = random.Random(SEED)
+    messages = []
+    for kill in range(15):
+        with working(toil, str(home.root), False) as (process, heard):
+            assert heard.recv() == "ready"
+            delay = draw.uniform(0.1, 1.2)
+            print(f"kill {kill} after {delay:.4f} s")
+            time.sleep(delay)
+            assert not heard.poll()
+            server.kill()
+            gone = bool(kill % 2)  # Not back yet when the federation asks for it.
+            if gone:
+                process.join(60)
+                assert process.exitcode == 0
+            server.start()
+            check(home)
+            if gone or heard.poll():
+                messages.append(heard.recv())
+    assert all("is PostgreSQL up?" in hint for _, hint in messages), messages
+    assert len(messages) >= 7
+    _, charges, versions = check(home)
+    assert charges > versions > 0
+    finish(home)

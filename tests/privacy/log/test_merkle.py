@@ -129,6 +129,8 @@ def miscut(proof: list[bytes]) -> Iterator[list[bytes]]:
     for i in range(len(proof) + 1):
         for extra in (EMPTY_ROOT, mth(0, LARGE), bytes(32)):
             yield [*proof[:i], extra, *proof[i:]]
+    if proof:
+        yield []
     if len(proof) > 1:
         yield proof[::-1]
 
@@ -327,6 +329,21 @@ def test_an_inner_node_is_no_leaf() -> None:
     assert verify_inclusion(0, 2, inner, [tree.node(1, 1)], whole), "the size is the caller's"
     assert not verify_inclusion(0, 4, inner, [tree.node(1, 1)], whole)
     assert leaf_hash(tree.node(0, 0) + tree.node(0, 1)) != inner
+
+
+def test_a_proof_has_the_length_of_its_size_whatever_the_roots() -> None:
+    # The hashes all fit: only the lengths are wrong.
+    tree, extra = grown(LEAVES), LEAVES[9]
+    for size in (1, 2, 3, 6):
+        proof = inclusion_proof(size - 1, size, tree.node)
+        above = node_hash(extra, mth(0, size))
+        assert not verify_inclusion(size - 1, size, LEAVES[size - 1], [*proof, extra], above)
+        assert not verify_inclusion(0, 2 * size + 1, mth(0, size), [], mth(0, size))
+    history = consistency_proof(3, 4, tree.node)
+    before, after = node_hash(extra, mth(0, 3)), node_hash(extra, mth(0, 4))
+    assert verify_consistency(3, 4, mth(0, 3), mth(0, 4), history)
+    assert not verify_consistency(3, 4, before, after, [*history, extra])
+    assert not verify_consistency(3, 5, mth(0, 3), mth(0, 4), history)
 
 
 @pytest.mark.parametrize("new", [2, 3, 4, 6, 8, 13, 16, 21])
