@@ -39,6 +39,9 @@ _ROUND_UP = 1.0 + 1e-6
 _ROUND_UP_PLD = 1.0 + 5e-5
 MINIMUM_DELTA = 1e-10
 _REBUILD = 64
+# Steps of an octave in which epsilon is searched for: a relative 10^-5.
+_GRID = 2**16
+_GREATEST = 12 * _GRID
 _STEPS_PER_DECADE = 16
 # Integer orders only: the fractional series of dp-accounting fails to converge at large q.
 _ORDERS = [*range(2, 65), 72, 80, 96, 128, 192, 256, 512, 1024]
@@ -101,6 +104,43 @@ def _renyi(counts: tuple[tuple[Event, int], ...], general: bool, delta: float) -
     return renyi.to_epsilon(total, delta) * _ROUND_UP
 
 
+def _least(composed: pld.PrivacyLossDistribution, delta: float, near: dict[float, int]) -> float:
+    """The least epsilon on a geometric grid of `_GRID` steps an octave that ``delta`` allows.
+
+    The library's own inverse walks the losses in Python; asking for delta is a dot product. On a
+    fixed grid the figure doesn't depend on where the search began.
+
+    Args:
+        composed: what was spent.
+        delta: the target.
+        near: where the last search for this delta ended; updated.
+    """
+
+    def over(k: int) -> bool:
+        found = float(composed.get_delta_for_epsilon(2.0 ** (k / _GRID)))
+        if math.isnan(found):
+            raise AccountingError(f"delta={delta} is too small for the accountant")
+        return found > delta
+
+    if not float(composed.get_delta_for_epsilon(0.0)) > delta:
+        return 0.0
+    low = high = near.get(delta, 0)
+    step = 64
+    while over(high):
+        if high == _GREATEST:
+            return math.inf
+        low, high, step = high, min(high + step, _GREATEST), 4 * step
+    if low == high:
+        low -= 1
+        while low > -_GREATEST and not over(low):
+            low, high, step = max(low - step, -_GREATEST), low, 4 * step
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if over(middle) else (low, middle)
+    near[delta] = high
+    return float(2.0 ** (high / _GRID))
+
+
 class Accountant:
     """Running epsilon of one claim at one delta.
 
@@ -131,6 +171,7 @@ class Accountant:
         # Where the search of `substituted` stopped, in steps below its delta: what didn't fit
         # then doesn't fit with more composed.
         self._exponent: dict[float, int] = {}
+        self._near: dict[float, int] = {}
 
     def copy(self) -> Accountant:
         """An accountant with the same past and its own future."""
@@ -139,6 +180,7 @@ class Accountant:
         other._composed = self._composed
         other._memo = self._memo
         other._exponent = self._exponent
+        other._near = self._near
         return other
 
     @property
@@ -230,10 +272,7 @@ class Accountant:
         if full:
             parts.append(_single(SampledGaussian(total), interval))
         composed = functools.reduce(lambda a, b: a.compose(b), parts)
-        value = float(composed.get_epsilon_for_delta(delta))
-        if math.isnan(value):
-            raise AccountingError(f"delta={delta} is too small for the accountant")
-        return value * _ROUND_UP_PLD
+        return _least(composed, delta, self._near) * _ROUND_UP_PLD
 
     def _self_composed(
         self, event: SampledGaussian, count: int, interval: float

@@ -48,11 +48,14 @@ class _Run:
     digest: str
     plan: Mapping[str, Any]
     additions: Additions = field(default_factory=Additions)
-    charges: int = 0
+    charges: list[Charge] = field(default_factory=list)
     total: Counter[tuple[ClaimKey, Event | None]] = field(default_factory=Counter)
+    counted: int = 0
 
     def spending(self, charges: Sequence[Charge]) -> Spending:
         """What the run will have spent with these charges."""
+        self.total += _total(self.charges[self.counted :])
+        self.counted = len(self.charges)
         deltas = {unit: float(self.plan[f"{unit}_delta"]) for unit in ("client", "record")}
         rows, void = dict[ClaimKey, Accountant](), set[ClaimKey]()
         for (key, event), count in (self.total + _total(charges)).items():
@@ -123,7 +126,7 @@ class Governor:
                 raise ConfigError(f"reviewer={reviewer} is the ledger's own key")
         before = self.policy(made.population)
         reviewers = before.reviewers if before is not None else ()
-        if reviewers or leaf["key"] is not None:
+        if reviewers or leaf.get("key") is not None:
             self._check_signature(leaf, reviewers)
         return made
 
@@ -177,7 +180,7 @@ class Governor:
         spent = self._spent.get(known.population)
         if spent is None or spent.policy is None:
             return
-        if known.charges == 0:
+        if not known.charges:
             self._check_first(run, spent, at)
         additions = known.additions.copy()
         asked = [_charge(additions, leaf, at) for leaf in charges]
@@ -265,9 +268,8 @@ class Governor:
             # Of a home from before there were PLAN leaves: its plan comes after.
             self._early.setdefault(leaf["run"], []).append(leaf)
             return
-        run.charges += 1
         made = _charge(run.additions, leaf, leaf["at"])
-        run.total += _total([made])
+        run.charges.append(made)
         self._of(run.population).add(made)
 
     def _note_policy(self, leaf: Leaf) -> None:
@@ -290,12 +292,12 @@ class Governor:
 
     def _check_signature(self, leaf: Leaf, reviewers: Sequence[str]) -> None:
         """By one of ``reviewers``, or where there are none by anybody but the ledger."""
-        named, hint = leaf["key"], f"reviewers: {', '.join(reviewers) or 'any'}"
+        named, hint = leaf.get("key"), f"reviewers: {', '.join(reviewers) or 'any'}"
         if reviewers and named not in reviewers:
             raise ConfigError(f"key={named} isn't a reviewer's", hint)
         try:
-            key = VerifierKey.parse(named)
-            signature = base64.b64decode(leaf["signature"] or "", validate=True)
+            key = VerifierKey.parse(str(named))
+            signature = base64.b64decode(leaf.get("signature") or "", validate=True)
             valid = key.verify(signature, leaves.statement(leaf))
         except (MessageError, binascii.Error, AttributeError, TypeError, ValueError) as error:
             raise ConfigError(f"the signature of key={named} can't be read", hint) from error

@@ -28,7 +28,7 @@ from tacit.privacy.policy import Policy, budget, divergence
 from tacit.server import coordinator, runs
 from tacit.server.check import verify
 from tacit.server.coordinator import RoundResult
-from tacit.server.governance import Governance, signed
+from tacit.server.governance import Governance
 from tacit.server.home import Home
 from tacit.server.legs import Legs
 from tacit.server.store import Store
@@ -273,7 +273,7 @@ def together(
 
 
 @BOTH
-@pytest.mark.parametrize("fits", [0, 1, 10])
+@pytest.mark.parametrize("fits", [0, 1, 12, 40])
 def test_runs_at_the_same_time_cant_both_spend_the_last_of_a_budget(
     fits: int, home: Home, store: Store
 ) -> None:

@@ -279,11 +279,13 @@ def killable(tmp_path: Path) -> Iterator[tuple[Postgres, Home]]:
 Said = list[tuple[object, object]]
 
 
-def until_acknowledged(pipe: Connection, said: Said) -> None:
-    """Takes down what was said, to the next leaf that was acknowledged, and all that is there."""
-    while not said or not isinstance(said[-1][0], int) or pipe.poll():
+def until_acknowledged(pipe: Connection) -> Said:
+    """What was said, to the next leaf that was acknowledged, and all that is there."""
+    found = Said()
+    while not found or not isinstance(found[-1][0], int) or pipe.poll():
         assert pipe.poll(60)
-        said.append(pipe.recv())
+        found.append(pipe.recv())
+    return found
 
 
 @pytest.mark.slow
@@ -299,8 +301,7 @@ def test_what_was_acknowledged_outlives_a_killed_postgresql(
         pipes = [stack.enter_context(working(append, str(home.root), n))[1] for n in names]
         for kill in range(15):
             for pipe, known in zip(pipes, said, strict=True):
-                known.append(("restarted", "is PostgreSQL up?"))
-                until_acknowledged(pipe, known)
+                known += until_acknowledged(pipe)
             delay = draw.uniform(0.0, 0.3)
             print(f"kill {kill} after {delay:.4f} s")
             time.sleep(delay)

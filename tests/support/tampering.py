@@ -12,10 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import rfc8785
+from tiny import make_tiny
 
+import tacit
 from tacit.privacy.accountant import Accountant
 from tacit.privacy.log import leaves, merkle
 from tacit.privacy.log.notes import Checkpoint, SignerKey, sign_note
+from tacit.server.home import Home
+from tacit.server.store import Store
 
 Body = dict[str, Any]
 
@@ -158,3 +162,19 @@ def other(value: Any, column: str, rng: Any) -> Any:
     old = value[place : place + 1]
     new = str((int(old) + 1) % 10) if old.isdigit() else "y" if old == "x" else "x"
     return value[:place] + new + value[place + 1 :]
+
+
+def bodies_of(home: Path, *overrides: str) -> list[Body]:
+    """The leaves of a real run in a new home."""
+    tacit.simulate(overrides, task=make_tiny(), home=home)
+    store = Store(Home(home))
+    try:
+        return [leaf["body"] for leaf in store.leaves()]
+    finally:
+        store.close()
+
+
+def owned(bodies: Sequence[Body], signer: SignerKey) -> list[Body]:
+    """The log as if this key had begun it: what its operator could have written."""
+    first = key_leaf(signer) | {"at": bodies[0]["at"]}
+    return [first, *copy.deepcopy(list(bodies[1:]))]
