@@ -108,9 +108,16 @@ def verify(
 
 
 @app.command()
-def checkpoint(to: To = None, home: HomeOption = None) -> None:
+def checkpoint(
+    to: To = None,
+    key: Annotated[
+        bool, typer.Option("--key", help="Print the ledger's public key instead.")
+    ] = False,
+    home: HomeOption = None,
+) -> None:
     """Print the newest signed checkpoint: keep it, and nobody can take leaves back unnoticed."""
-    note = open_store(home).checkpoint()
+    store = open_store(home)
+    note = f"{store.signer.verifier}\n" if key else store.checkpoint()
     if to is None:
         print(note, end="")
     else:

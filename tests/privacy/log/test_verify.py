@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import rfc8785
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tampering import (
     Body,
@@ -32,6 +32,7 @@ from tacit.privacy.audit.canaries import Canaries
 from tacit.privacy.errors import MessageError
 from tacit.privacy.log.leaves import digest, statement
 from tacit.privacy.log.notes import SignerKey
+from tacit.privacy.log.trail import close
 from tacit.privacy.log.verify import Finding, Report, Verifier, parsed
 from tacit.privacy.policy import Policy, best_order
 from tacit.server.governance import signed
@@ -82,7 +83,7 @@ def train(bodies: list[Body], kind: str, number: int) -> int:
     return where(bodies, kind=kind, round=number, purpose="train")
 
 
-def evaluation(bodies: list[Body], kind: str, number: int) -> int:
+def evaluated(bodies: list[Body], kind: str, number: int) -> int:
     return where(bodies, kind=kind, round=number, purpose="evaluate")
 
 
@@ -101,9 +102,9 @@ def test_a_real_run_holds(log: list[Body]) -> None:
 Edit = Callable[[list[Body]], tuple[list[Body], int]]
 
 
-def edited(at: Callable[[list[Body]], int], **values: Any) -> Edit:
+def edited(find: Callable[[list[Body]], int], **values: Any) -> Edit:
     def edit(bodies: list[Body]) -> tuple[list[Body], int]:
-        index = at(bodies)
+        index = find(bodies)
         bodies[index] |= {k: v(bodies[index][k]) if callable(v) else v for k, v in values.items()}
         return bodies, index
 
@@ -155,14 +156,14 @@ def another_round(bodies: list[Body]) -> Body:
 
 
 def unplanned_evaluation(bodies: list[Body]) -> Body:
-    found = bodies[evaluation(bodies, "CHARGE", 2)]
+    found = bodies[evaluated(bodies, "CHARGE", 2)]
     return found | {"round": 1}
 
 
 def released_twice(bodies: list[Body]) -> tuple[list[Body], int]:
     """A second attempt at an evaluation that was released already."""
-    place = evaluation(bodies, "RELEASE", 2)
-    charge = bodies[evaluation(bodies, "CHARGE", 2)] | {"attempt": 1, "participations": 2}
+    place = evaluated(bodies, "RELEASE", 2)
+    charge = bodies[evaluated(bodies, "CHARGE", 2)] | {"attempt": 1, "participations": 2}
     release = bodies[place] | {"attempt": 1, "charge": place + 1}
     return inserted(bodies, place + 1, charge, release), place + 2
 
@@ -199,7 +200,7 @@ EDITS: list[tuple[str, Edit, str]] = [
     (
         "smaller event",
         edited(charge_of(2), claims=more_noise),
-        "claims other than its plan: client/",
+        "other than its plan: client/",
     ),
     ("no claims", edited(charge_of(2), claims=[]), "rows are missing"),
     ("rows turned", edited(charge_of(2), claims=lambda c: c[::-1]), "claims other than its plan"),
@@ -246,9 +247,7 @@ def dropped(bodies: list[Body], index: int, name: str) -> tuple[list[Body], int]
     return bodies, index
 
 
-@pytest.mark.parametrize(
-    ("edit", "words"), [e[1:] for e in EDITS if e[2]], ids=[e[0] for e in EDITS if e[2]]
-)
+@pytest.mark.parametrize(("edit", "words"), [e[1:] for e in EDITS], ids=[e[0] for e in EDITS])
 def test_an_edit_is_found_where_it_is(log: list[Body], edit: Edit, words: str) -> None:
     found, index = edit(copy.deepcopy(log))
     said = findings(found)
@@ -257,20 +256,11 @@ def test_an_edit_is_found_where_it_is(log: list[Body], edit: Edit, words: str) -
     assert all(f.leaf is None or f.leaf >= index for f in said), said
 
 
-ALONE = (
-    "smaller event",
-    "other plan",
-    "noise",
-    "gap",
-    "parent",
-    "plan's body",
-    "kind",
-    "status",
-    "audit",
-)
+ALONE = ("smaller event", "rows turned", "other plan", "noise", "gap", "parent", "plan's body")
+ALONE += ("kind", "no time", "status", "audit", "late canaries", "second plan")
 
 
-@pytest.mark.parametrize("name", [*ALONE, "no time", "late canaries", "second plan", "rows turned"])
+@pytest.mark.parametrize("name", ALONE)
 def test_a_lone_edit_is_all_that_is_found(log: list[Body], name: str) -> None:
     edit = next(e[1] for e in EDITS if e[0] == name)
     found, index = edit(copy.deepcopy(log))
@@ -365,9 +355,12 @@ def test_numbers_are_canonical_as_rfc_8785_writes_them(value: float) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ['{"a":1e-05}', '{"a":1E400}', '{"a":123456789012345678901}', '{"a":NaN}', '{"a":"\\ud800"}']
-    + ['{"a":' + "9" * 400 + "}", '{"a":' + "9" * 5000 + "}", "[1]", "1", "", "{", '{"a":"\ud800"}']
-    + ['{"a":' * 5000 + "1" + "}" * 5000, "[" * 10**6, '{"a":"\x01"}', '{"a":1.10}'],
+    [
+        *('{"a":1e-05}', '{"a":1E400}', '{"a":123456789012345678901}', '{"a":NaN}', '{"a":1.10}'),
+        *('{"a":"\\ud800"}', '{"a":"\ud800"}', '{"a":"\x01"}', "[1]", "1", "", "{"),
+        *('{"a":' + "9" * 400 + "}", '{"a":' + "9" * 5000 + "}"),
+        *('{"a":' * 5000 + "1" + "}" * 5000, "[" * 10**6),
+    ],
 )
 def test_what_is_not_canonical_is_a_message_error(text: str) -> None:
     with pytest.raises(MessageError):
@@ -419,9 +412,7 @@ def spoilt(draw: st.DrawFn) -> Callable[[list[Body]], None]:
     return spoil
 
 
-@settings(
-    max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None
-)
+@settings(max_examples=150, deadline=None)
 @given(spoil=spoilt())
 def test_any_value_anywhere_is_taken(log: list[Body], spoil: Callable[[list[Body]], None]) -> None:
     """Neither `add` nor `finish` raises, whatever a leaf says."""
@@ -562,7 +553,7 @@ def test_an_audit_that_refutes_freezes_releases(log: list[Body]) -> None:
     place = train(found, "CHARGE", 2)
     refuted = {"at": AT, **result(log), "lower_bound": 9.0, "violated": True}
     said = findings(inserted(found, place, refuted))
-    assert len(said) == 7 + 8  # Charges and releases from round 2 on.
+    assert len(said) == 8 + 8  # Charges and releases from round 2 on.
     assert all("should have been refused: the audit" in f.problem for f in said)
     hidden = refuted | {"violated": False}
     (problem,) = findings(inserted(found, place, hidden))
@@ -597,7 +588,7 @@ def compare(store: Store, run: dict[str, Any]) -> None:
     store.close()
     assert len(claims) == len(run["rows"]) > 5
     for mine, theirs in zip(run["rows"], claims, strict=True):
-        assert mine["epsilon"] == pytest.approx(theirs["epsilon"], rel=1e-9)
+        assert close(mine["epsilon"], theirs["epsilon"])
         same = ("unit", "adversary", "amplified", "delta", "method", "assumes")
         assert [mine[k] for k in same] == [theirs[k] for k in same]
 
