@@ -15,7 +15,7 @@ from sqlalchemy.engine import Connection
 
 from tacit.configs.spec import RunSpec
 from tacit.privacy import ledger
-from tacit.privacy.budget import AllOf, EpsilonCap, caps
+from tacit.privacy.budget import AllOf, caps
 from tacit.privacy.claims import Claim
 from tacit.privacy.ledger import Spending
 from tacit.privacy.log import leaves
@@ -60,7 +60,6 @@ class Charges:
 
     def __init__(self, run: str, spec: RunSpec, plan: PrivacyPlan, store: Store) -> None:
         self._run, self._plan, self._store = run, plan, store
-        self._population = store.run(run)["population"]
         self._randomness = Randomness(spec.seed)
         self._budget: AllOf = caps(plan, spec.budget.epsilon, spec.budget.record_epsilon)
         self._governance = Governance(store)
@@ -95,10 +94,6 @@ class Charges:
         for body in self._ahead(number, evaluates):
             projected.add(body)
         self._budget.check(projected)
-        policy = self._governance.policy(self._population)
-        if policy is not None and policy.run_epsilon is not None:
-            name = f"run_epsilon of population={policy.population}"
-            EpsilonCap(name, policy.unit, policy.run_epsilon).check(projected)
 
     def awaits_review(self) -> str | None:
         """Why the run may not begin before a reviewer said yes; None if it may.
@@ -108,7 +103,7 @@ class Charges:
         """
         return self._governance.awaits_review(self._run)
 
-    def check_release(self, c: Connection) -> None:
+    def check_release(self, c: Connection, at: str) -> None:
         """Raises `BudgetError` if an audit froze releases; asked as a release is committed."""
         self._governance.check_release(c)
 
@@ -133,7 +128,7 @@ class Charges:
         body = self._leaf(purpose, number, attempt, commitment, participations)
         asked = [body, *self._ahead(number, evaluates)[1:]]
         index = self._store.append(
-            body, (salt, cohort), lambda c: self._governance.check(c, self._run, asked)
+            body, (salt, cohort), lambda c, at: self._governance.check(c, self._run, asked, at)
         )
         self._keys.append((number, purpose))
         self.spending.add(body)

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from tacit.configs.spec import RunSpec
-from tacit.privacy import mechanisms
+from tacit.privacy import accountant, mechanisms
 from tacit.privacy.errors import BudgetError, RoundError, ShortfallError
 from tacit.privacy.messages import EvaluateRequest, TrainRequest
 from tacit.privacy.noise import Floats, Randomness
@@ -218,7 +218,7 @@ class Coordinator:
         )
         log.debug("round %d: release", number)
         self._store.release(
-            [*leaves, {**leaf, "artifact": artifact, "epsilon": result.epsilon}],
+            [*leaves, {**leaf, **_stated(result)}],
             self._version(result, charge),
             self._row(result),
             saved,
@@ -357,3 +357,12 @@ class Coordinator:
             "rejected": json.dumps(result.rejected),
             "seconds": result.seconds,
         }
+
+
+def _stated(result: RoundResult) -> dict[str, Any]:
+    """What a RELEASE leaf says of a version, and of the epsilon so far."""
+    return {
+        "artifact": result.artifact,
+        "epsilon": result.epsilon,
+        "accountant": accountant.version(),
+    }

@@ -21,7 +21,6 @@ from tacit.privacy.log.notes import SignerKey
 from tacit.privacy.policy import Policy
 from tacit.server import log as logs
 from tacit.server import tables as t
-from tacit.server.log import now
 from tacit.server.store import Store
 
 _RULING = ("POLICY", "AUDIT")
@@ -38,10 +37,10 @@ class Governance:
     def __init__(self, store: Store) -> None:
         self._store, self._governor, self._seen = store, Governor(), -1
 
-    def check(self, c: Connection, run: str, charges: Sequence[Body]) -> None:
-        """Raises `BudgetError` if a policy or an audit forbids these charges of a run."""
+    def check(self, c: Connection, run: str, charges: Sequence[Body], at: str) -> None:
+        """Raises `BudgetError` if a policy or an audit forbids these charges of a run at a time."""
         if self._follow(c):
-            self._governor.check(run, charges, now())
+            self._governor.check(run, charges, at)
 
     def check_release(self, c: Connection) -> None:
         """Raises `BudgetError` if an audit froze releases."""

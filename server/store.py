@@ -31,7 +31,7 @@ from tacit.server.home import Home
 from tacit.server.log import Log, Opening, now
 
 Row = dict[str, Any]
-Guard = Callable[[Connection], None]
+Guard = Callable[[Connection, str], None]
 
 
 class Store:
@@ -129,12 +129,14 @@ class Store:
         Args:
             body: of the leaf.
             cohort: salt and members.
-            guard: called in the same transaction, before; what it raises refuses the leaf.
+            guard: called in the same transaction, before, with the leaf's time; what it raises
+                refuses the leaf.
         """
         with self.appending() as (c, log):
+            at = now()
             if guard is not None:
-                guard(c)
-            return log.append(body, cohort)
+                guard(c, at)
+            return log.append({"at": at, **body}, cohort)
 
     def leaves(self, run: str | None = None, kinds: Sequence[str] = ()) -> list[Row]:
         """Leaves in order: index, run, kind, hash, and body as parsed JSON.
@@ -213,8 +215,9 @@ class Store:
             StorageError: this round of this run was released before.
         """
         with self.appending() as (c, log):
+            at = now()
             if guard is not None:
-                guard(c)
+                guard(c, at)
             v, run = t.versions, version["run"]
             same_name = sa.select(sa.func.max(v.c.number)).where(v.c.name == version["name"])
             number = (c.execute(same_name).scalar() or 0) + 1
@@ -222,7 +225,6 @@ class Store:
             parent = c.execute(last.limit(1)).first()
             for body in leaves[:-1]:
                 log.append(body)
-            at = now()
             more = {
                 "name": version["name"],
                 "number": number,

@@ -45,7 +45,7 @@ def charge(store: Store, governance: Governance, run: str, attempt: int = 0) -> 
         participations=participation.bound(attempt + 1, plan.sampling_rate, plan.population),
         noise_source=plan.noise_source,
     )
-    return store.append(body, (salt, []), lambda c: governance.check(c, run, [body]))
+    return store.append(body, (salt, []), lambda c, at: governance.check(c, run, [body], at))
 
 
 def spend(root: str, url: str | None, run: str, together: Barrier) -> None:

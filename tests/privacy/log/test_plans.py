@@ -12,13 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny import TINY, TINY_SECURE, make_tiny
 
-from tacit.configs.build import build
+from tacit.configs.build import compose
 from tacit.privacy.errors import ConfigError
 from tacit.privacy.log import plans
 from tacit.privacy.plan import PrivacyPlan
 from tacit.tasks.task import plan as plan_of
 
-ADAPTIVE = ["privacy.client=adaptive", "privacy.client.noise_multiplier=1.0"]
 KINDS = {
     "central": TINY,
     "federated": [*TINY, "evaluation=federated", "evaluation.every=2"],
@@ -33,7 +32,7 @@ KINDS = {
 
 def made(kind: str) -> PrivacyPlan:
     overrides = [x for x in KINDS[kind] if not x.startswith(dropped(kind))]
-    return plan_of(make_tiny(), build(overrides))
+    return plan_of(make_tiny(), compose(overrides))
 
 
 def dropped(kind: str) -> tuple[str, ...]:

@@ -58,7 +58,6 @@ def test_a_bit_shows_no_other_leaf(path: Path) -> None:
             assert proofs.check(path, [KEY]) == BODIES[5]
         except MessageError:
             continue
-        assert {**json.loads(bytes(changed)), "tacit": ""} == {**made, "tacit": ""} or taken < 6
         taken += 1
     assert taken < 60  # White space, escapes, and the word that isn't read.
 

@@ -1,0 +1,57 @@
+"""`pip install tacit[verify]` brings what a reviewer needs, and neither torch nor flwr."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tiny import TINY, make_tiny
+
+from tacit import simulate
+from tacit.server.exports import export
+from tacit.server.home import Home
+from tacit.server.store import Store
+
+ROOT = Path(__file__).parents[1]
+LEFT_OUT = (".*", "build", "*.egg-info", "__pycache__", "tests", "docs", "benchmarks")
+
+
+def ran(*command: str | Path, **options: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [str(part) for part in command],
+        capture_output=True,
+        text=True,
+        timeout=500,
+        **options,  # type: ignore[call-overload]
+    )
+
+
+@pytest.mark.slow
+def test_a_reviewers_install_verifies_a_bundle_without_the_rest(tmp_path: Path) -> None:
+    simulate(TINY, task=make_tiny(), home=tmp_path / "home")
+    store = Store(Home(tmp_path / "home"))
+    made = export(store, str(tmp_path / "ledger.tacit"), "all")
+    source, place = tmp_path / "source", tmp_path / "venv"
+    shutil.copytree(ROOT, source, ignore=shutil.ignore_patterns(*LEFT_OUT))
+    assert ran(sys.executable, "-m", "venv", place).returncode == 0
+    python = place / "bin" / "python"
+    pip = [python, "-m", "pip", "--disable-pip-version-check", "install", "--quiet"]
+    done = ran(*pip, "--constraint", ROOT / "constraints.txt", f"{source}[verify]")
+    assert done.returncode == 0, done.stderr
+    for absent in ("torch", "flwr", "opacus", "sqlalchemy", "typer"):
+        assert ran(python, "-c", f"import {absent}").returncode == 1
+    verify = [place / "bin" / "tacit-verify", tmp_path / "ledger.tacit"]
+    done = ran(*verify, "--key", made["key"], "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    (run,) = report["runs"]
+    ours = store.claims(run["run"])
+    assert [row["epsilon"] for row in run["rows"]] == [row["epsilon"] for row in ours]
+    # The whole command says what is missing.
+    done = ran(place / "bin" / "tacit", "ledger", "show", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "pip install 'tacit[all]'" in done.stderr
