@@ -100,8 +100,9 @@ class _Home:
         query = sa.select(t.leaves).order_by(t.leaves.c.index)
         rows = self._c.execution_options(yield_per=1000).execute(query)
         for count, row in enumerate(rows):
-            if row.index != count:
-                yield count, f"the leaf after {count - 1} has index {row.index}"
+            index = row._mapping["index"]
+            if index != count:
+                yield count, f"the leaf after {count - 1} has index {index}"
             if progress is not None and count % 1000 == 0:
                 progress(count)
             text = row.body if isinstance(row.body, str) else ""
@@ -139,9 +140,10 @@ class _Home:
         query = sa.select(t.nodes).execution_options(yield_per=1000)
         for row in self._c.execute(query):
             found += 1
-            known = 1 <= row.level < 63 and 0 <= row.index < (size >> row.level)
-            if not known or tree.node(row.level, row.index) != row.hash:
-                yield None, f"node {row.index} of level {row.level} isn't the tree's"
+            level, index = row.level, row._mapping["index"]
+            known = 1 <= level < 63 and 0 <= index < (size >> level)
+            if not known or tree.node(level, index) != row.hash:
+                yield None, f"node {index} of level {level} isn't the tree's"
         if found != due:
             yield None, f"the tree has {found} nodes, and {due} are due"
 

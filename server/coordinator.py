@@ -25,7 +25,7 @@ from tacit.privacy.messages import EvaluateRequest, TrainRequest
 from tacit.privacy.noise import Floats, Randomness
 from tacit.privacy.plan import Evaluation, PrivacyPlan
 from tacit.privacy.secagg.directory import Directory
-from tacit.server import optimizer
+from tacit.server import optimizer, review
 from tacit.server import state as states
 from tacit.server.aggregate import Aggregate
 from tacit.server.aggregations import aggregation
@@ -37,7 +37,6 @@ from tacit.server.registry import ModelRegistry
 from tacit.server.store import Row, Store
 
 log = logging.getLogger("tacit.round")
-_REVIEW_POLL = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +112,8 @@ class Coordinator:
                 be resumed.
         """
         identifier = self.run["id"]
-        self._wait_for_review()
+        if self.state.round == 0:
+            review.wait(self._charges, self._store, identifier, self.spec.budget.wait)
         self._store.set_status(identifier, "running")
         failures = 0
         while self.state.round < self.spec.rounds:
@@ -146,35 +146,6 @@ class Coordinator:
         if number == 1:
             raise refusal
         log.info("stopped after round %d: %s", self.state.round, refusal.message)
-
-    def _wait_for_review(self) -> None:
-        """Returns when the policy asks for no review, or a reviewer said yes.
-
-        Raises:
-            BudgetError: a reviewer said no, or nobody said anything for ``budget.wait``.
-        """
-        identifier, limit = self.run["id"], self.spec.budget.wait
-        if self.state.round > 0:
-            return
-        began, said = time.monotonic(), False
-        while True:
-            try:
-                reason = self._charges.awaits_review()
-            except BudgetError as refusal:
-                self._store.set_status(identifier, "refused", refusal.message)
-                raise
-            if reason is None:
-                return
-            if not said:
-                self._store.set_status(identifier, "waiting", reason)
-                log.warning("waiting: %s; tacit ledger approve %s --key FILE", reason, identifier)
-                said = True
-            if limit is not None and time.monotonic() - began >= limit:
-                raise BudgetError(
-                    f"run={identifier} waits for a review: {reason}",
-                    f"tacit ledger approve {identifier} --key FILE, then --resume {identifier}",
-                )
-            time.sleep(_REVIEW_POLL)
 
     def step(self) -> RoundResult:
         """One round."""

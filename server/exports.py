@@ -151,7 +151,9 @@ def _models(store: Store, c: Connection, which: str) -> Iterator[tuple[str, byte
     if which == "none":
         return
     v = t.versions.c
-    rows = c.execute(sa.select(v.run, v.artifact).order_by(v.id)).tuples().all()
+    rows = [
+        (row.run, row.artifact) for row in c.execute(sa.select(v.run, v.artifact).order_by(v.id))
+    ]
     if which == "newest":
         rows = list(dict(rows).items())
     registry = ModelRegistry(store.home, store)

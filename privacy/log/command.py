@@ -109,8 +109,8 @@ def _table(rows: Sequence[dict[str, object]]) -> Iterator[str]:
     for row in rows:
         amplified = "yes" if row["amplified"] else "no"
         check = _number(row["cross_check"]) if "cross_check" in row else ""
-        cells = (row["unit"], row["adversary"], amplified, _number(row["epsilon"]))
-        cells += (f"{row['delta']:.3g}", row["method"] or "", check)
+        cells = [row["unit"], row["adversary"], amplified, _number(row["epsilon"])]
+        cells += [f"{row['delta']:.3g}", row["method"] or "", check]
         yield "  " + "  ".join(f"{cell!s:<12}" for cell in cells).rstrip()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import types
 import typing
 from collections.abc import Iterator, Mapping
@@ -115,12 +116,19 @@ def _convert(hint: Any, value: Any, path: str) -> Any:
             return _build(typing.cast("type[Any]", kind), value, path)
     if isinstance(value, bool) and bool not in allowed:
         raise ConfigError(f"{path}={value!r} is of the wrong type")
+    if isinstance(value, int | float) and not _exact(value):
+        raise ConfigError(f"{path} is out of range")
     if float in allowed and isinstance(value, int | float):
         # JSON has one kind of number: 1.0 is written as 1.
-        try:
-            return float(value)
-        except OverflowError as error:
-            raise ConfigError(f"{path} is out of range") from error
+        value = float(value)
     if not isinstance(value, tuple(kind for kind in allowed if kind is not type(None))):
         raise ConfigError(f"{path}={value!r} is of the wrong type")
     return value
+
+
+def _exact(value: float) -> bool:
+    """Whether RFC 8785, of which digests are, can write the number."""
+    try:
+        return math.isfinite(value) and (value == float(value))
+    except OverflowError:
+        return False

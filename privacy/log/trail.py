@@ -107,8 +107,8 @@ class Trail:
 
     def closing(self) -> Iterator[tuple[int | None, str]]:
         """What is wrong with each run as a whole; afterwards all charges are composed."""
-        for run in self._early:
-            yield None, f"run={run} was charged and never planned"
+        for name in self._early:
+            yield None, f"run={name} was charged and never planned"
         for run in self.runs.values():
             yield from _stated(run)
             run.spending, run.since = run.whole(), []

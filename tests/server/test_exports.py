@@ -110,7 +110,7 @@ def test_every_leaf_is_proved(store: Store, tmp_path: Path) -> None:
 def test_a_damaged_tree_proves_nothing(store: Store, statement: str) -> None:
     with Unguarded(store.home.database) as c:
         c.execute(statement)
-    with pytest.raises(StorageError, match="leaf=3|no checkpoint"):
+    with pytest.raises(StorageError, match=r"leaf=3|no checkpoint"):
         prove(store, 3)
 
 

@@ -25,7 +25,7 @@ from tacit.privacy.log.leaves import statement
 from tacit.privacy.log.notes import SignerKey, VerifierKey
 from tacit.privacy.plan import ClientUnit, PrivacyPlan
 from tacit.privacy.policy import Policy, budget, divergence
-from tacit.server import coordinator, runs
+from tacit.server import runs
 from tacit.server.check import verify
 from tacit.server.coordinator import RoundResult
 from tacit.server.governance import Governance
@@ -56,7 +56,7 @@ _FORKS.set_forkserver_preload(["governing"])
 
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(coordinator, "_REVIEW_POLL", 0.01)
+    monkeypatch.setattr(review, "POLL", 0.01)
 
 
 def public(plan: PrivacyPlan, evaluating: bool = False) -> Event:
