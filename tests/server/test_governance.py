@@ -25,7 +25,7 @@ from tacit.privacy.log.leaves import statement
 from tacit.privacy.log.notes import SignerKey, VerifierKey
 from tacit.privacy.plan import ClientUnit, PrivacyPlan
 from tacit.privacy.policy import Policy, budget, divergence
-from tacit.server import runs
+from tacit.server import review, runs
 from tacit.server.check import verify
 from tacit.server.coordinator import RoundResult
 from tacit.server.governance import Governance
