@@ -106,10 +106,11 @@ def planned(plan: PrivacyPlan) -> Spending:
     if plan.evaluation is not None:
         every = plan.evaluation.every
         evaluations = plan.rounds // every + (plan.rounds % every > 0)
-    for purpose, claims, count in (
+    parts: list[tuple[Purpose, list[Claim], int]] = [
         ("train", plan.training(), plan.rounds),
         ("evaluate", plan.evaluating(), evaluations),
-    ):
+    ]
+    for purpose, claims, count in parts:
         if count:
             spending.add(_many(plan, purpose, claims, count))
     return spending
