@@ -21,7 +21,7 @@ import hashlib
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from tacit.privacy import policy as policies
@@ -52,11 +52,15 @@ class _Run:
     total: Counter[tuple[ClaimKey, Event | None]] = field(default_factory=Counter)
     counted: int = 0
 
-    def spending(self, charges: Sequence[Charge]) -> Spending:
-        """What the run will have spent with these charges."""
+    def deltas(self) -> dict[str, float]:
+        """Of the plan."""
+        return {unit: float(self.plan[f"{unit}_delta"]) for unit in ("client", "record")}
+
+    def spending(self, charges: Sequence[Charge], policy: Policy) -> Spending:
+        """What the run will have spent with these charges, at the policy's delta."""
         self.total += _total(self.charges[self.counted :])
         self.counted = len(self.charges)
-        deltas = {unit: float(self.plan[f"{unit}_delta"]) for unit in ("client", "record")}
+        deltas = policy.deltas(self.deltas())
         rows, void = dict[ClaimKey, Accountant](), set[ClaimKey]()
         for (key, event), count in (self.total + _total(charges)).items():
             row = rows.setdefault(key, Accountant(deltas[key.unit]))
@@ -160,7 +164,11 @@ class Governor:
         self._check_refused(run)
         if policy is None or policy.review_epsilon is None or place in self._approved:
             return None
-        value = planned(read(known.plan)).epsilon(policy.unit, "public", policy.amplified)
+        deltas = policy.deltas(known.deltas())
+        plan = replace(
+            read(known.plan), client_delta=deltas["client"], record_delta=deltas["record"]
+        )
+        value = planned(plan).epsilon(policy.unit, "public", policy.amplified)
         if value is not None and value <= policy.review_epsilon:
             return None
         figure = "no epsilon is claimed" if value is None else f"epsilon {value:.4f} is planned"
@@ -184,8 +192,7 @@ class Governor:
             self._check_first(run, spent, at)
         additions = known.additions.copy()
         asked = [_charge(additions, leaf, at) for leaf in charges]
-        if spent.policy.run_epsilon is not None:
-            self._check_run(known, spent.policy, asked)
+        self._check_run(run, spent.policy, asked)
         if spent.policy.epsilon is not None:
             self._check_cap(spent, asked, at)
 
@@ -221,21 +228,33 @@ class Governor:
                 "wait, or ask for another policy",
             )
 
-    def _check_run(self, known: _Run, policy: Policy, charges: Sequence[Charge]) -> None:
-        assert policy.run_epsilon is not None
-        total = known.spending(charges).epsilon(policy.unit, "public", policy.amplified)
-        if total is not None and total <= policy.run_epsilon:
+    def _check_run(self, run: str, policy: Policy, charges: Sequence[Charge]) -> None:
+        """The run's own cap; and that nobody's yes is needed who wasn't asked.
+
+        Rounds that fail are charged again, so a run can come to more than was planned.
+        """
+        known = self._runs[run]
+        limits = {"run_epsilon": policy.run_epsilon}
+        if (run, known.digest) not in self._approved:
+            limits["review_epsilon"] = policy.review_epsilon
+        if all(limit is None for limit in limits.values()):
             return
-        name = f"run_epsilon={policy.run_epsilon:g} of population={policy.population}"
-        if total is None:
+        total = known.spending(charges, policy).epsilon(policy.unit, "public", policy.amplified)
+        for name, limit in limits.items():
+            if limit is None or (total is not None and total <= limit):
+                continue
+            what = f"{name}={limit:g} of population={policy.population}"
+            if total is None:
+                raise BudgetError(
+                    f"{what} can't be kept: no epsilon is claimed for the {policy.unit}",
+                    "give the mechanism noise, or ask for another policy",
+                )
             raise BudgetError(
-                f"{name} can't be kept: no epsilon is claimed for the {policy.unit}",
-                "give the mechanism noise, or ask for another policy",
+                f"{what} would be exceeded: the charge brings the run to {total:.4f}",
+                f"tacit ledger approve {run} --key FILE"
+                if name == "review_epsilon"
+                else "raise the noise, plan fewer rounds, or ask for another policy",
             )
-        raise BudgetError(
-            f"{name} would be exceeded: the charge brings the run to {total:.4f}",
-            "raise the noise, plan fewer rounds, or ask for another policy",
-        )
 
     def _check_cap(self, spent: Spent, charges: Sequence[Charge], at: str) -> None:
         policy = spent.policy

@@ -47,10 +47,10 @@ class Policy:
         unit: "client" or "record": whose epsilon the caps below are on.
         amplified: whether the secrecy of draws is counted on.
         epsilon: cap on what all runs together spend against the public.
-        delta: at which that cap is stated.
+        delta: at which all epsilons here are stated. A run whose own is larger is held to this.
         window_days: the cap holds for every span of so many days; None for all time.
         order: of the Renyi filter, > 1; fixed with the policy.
-        run_epsilon: cap on one run, at the run's own delta.
+        run_epsilon: cap on one run.
         separation_hours: least time between the last charge of any other run and the first of
             one.
         review_epsilon: a run planned to spend more waits for a reviewer.
@@ -91,8 +91,13 @@ class Policy:
                 raise ConfigError(f"reviewer={text} isn't a key: {error}") from error
 
     def _check_cap(self) -> None:
-        if (self.epsilon is None) != (self.delta is None):
-            raise ConfigError(f"epsilon={self.epsilon} and delta={self.delta} go together")
+        caps = ("epsilon", "run_epsilon", "review_epsilon")
+        given = [f"{name}={getattr(self, name):g}" for name in caps if getattr(self, name)]
+        if bool(given) != (self.delta is not None):
+            raise ConfigError(
+                f"{', '.join(given) or 'no epsilon'} and delta={self.delta} go together",
+                "an epsilon says nothing without its delta",
+            )
         if (self.epsilon is None) != (self.order is None):
             raise ConfigError(f"epsilon={self.epsilon} and order={self.order} go together")
         if self.window_days is not None and self.epsilon is None:
@@ -117,6 +122,11 @@ class Policy:
                 f"order={self.order:g}: no charge at all converts to less",
                 "raise epsilon or delta",
             )
+
+    def deltas(self, of: Mapping[str, float]) -> dict[str, float]:
+        """A run's deltas, none above the policy's."""
+        most = 1.0 if self.delta is None else self.delta
+        return {unit: min(delta, most) for unit, delta in of.items()}
 
     @property
     def row(self) -> ClaimKey:

@@ -157,6 +157,10 @@ def explained() -> Iterator[None]:
     """Turns the engines' errors into a `StorageError` that says what to do."""
     try:
         yield
+    except UnicodeDecodeError as error:
+        raise StorageError(
+            f"the database is damaged: {error}", "restore it from a backup"
+        ) from error
     except sa.exc.DBAPIError as error:
         text = _first(error)
         if isinstance(error, sa.exc.IntegrityError) and "UNIQUE" in text.upper():

@@ -25,8 +25,11 @@ Opening = tuple[bytes, Sequence[int]]
 
 
 def now() -> str:
-    """The time in UTC, to the second, in ISO 8601."""
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    """The hour in UTC, in ISO 8601.
+
+    No finer: how long a round took tells who was in it, if that client is known to be slow.
+    """
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:00:00Z")
 
 
 class Log:
@@ -49,6 +52,8 @@ class Log:
             )
         self._c, self._signer = connection, signer
         self._size = self._began = size(connection)
+        # Of all leaves of this transaction; never before the last one's, whatever the clock says.
+        self.at = max(now(), _last_time(connection))
 
     @property
     def size(self) -> int:
@@ -58,7 +63,7 @@ class Log:
     def append(self, body: Mapping[str, Any], cohort: Opening | None = None) -> int:
         """Appends a leaf, with what opens its cohort commitment; returns its index."""
         index = self._size
-        data = leaves.leaf_bytes({"at": now(), **body})
+        data = leaves.leaf_bytes({"at": self.at, **body})
         hashed = merkle.leaf_hash(data)
         self._c.execute(
             t.leaves.insert().values(
@@ -101,6 +106,12 @@ class Log:
 
     def _node(self, level: int, index: int) -> bytes:
         return node(self._c, level, index)
+
+
+def _last_time(c: Connection) -> str:
+    query = sa.select(t.leaves.c.body).order_by(t.leaves.c.index.desc()).limit(1)
+    found = c.execute(query).scalar()
+    return "" if found is None else str(json.loads(found)["at"])
 
 
 def size(c: Connection) -> int:

@@ -28,7 +28,7 @@ from tacit.server import log as logs
 from tacit.server import tables as t
 from tacit.server.database import Database, is_sqlite
 from tacit.server.home import Home
-from tacit.server.log import Log, Opening, now
+from tacit.server.log import Log, Opening
 
 Row = dict[str, Any]
 Guard = Callable[[Connection, str], None]
@@ -78,9 +78,8 @@ class Store:
             row: its id, name, population, spec, plan, their digests and the code.
         """
         with self.appending() as (c, log):
-            at = now()
-            log.append({**keys.plan_leaf(row), "actor": _actor(), "at": at})
-            more = {"status": "running", "created_at": at, "round": 0, "message": ""}
+            log.append({**keys.plan_leaf(row), "actor": _actor()})
+            more = {"status": "running", "created_at": log.at, "round": 0, "message": ""}
             key = secrets.token_bytes(32)
             c.execute(t.runs.insert().values(**{**more, **row, "key": key}))
 
@@ -94,7 +93,7 @@ class Store:
         if identifier != "last":
             query = query.where(t.runs.c.id.startswith(identifier, autoescape=True))
         with self.database.reading() as c:
-            found = [dict(row._mapping) for row in c.execute(query.limit(2))]
+            found = [_shown(row) for row in c.execute(query.limit(2))]
         exact = [row for row in found if row["id"] == identifier]
         if identifier == "last" or exact:
             found = exact or found[:1]
@@ -107,7 +106,7 @@ class Store:
         """All runs, oldest first."""
         with self.database.reading() as c:
             rows = c.execute(sa.select(t.runs).order_by(t.runs.c.created_at, t.runs.c.id))
-            return [dict(row._mapping) for row in rows]
+            return [_shown(row) for row in rows]
 
     def set_status(self, run: str, status: str, message: str = "") -> None:
         """Marks a run as running, waiting, finished, stopped, refused or failed.
@@ -133,10 +132,9 @@ class Store:
                 refuses the leaf.
         """
         with self.appending() as (c, log):
-            at = now()
             if guard is not None:
-                guard(c, at)
-            return log.append({"at": at, **body}, cohort)
+                guard(c, log.at)
+            return log.append(body, cohort)
 
     def leaves(self, run: str | None = None, kinds: Sequence[str] = ()) -> list[Row]:
         """Leaves in order: index, run, kind, hash, and body as parsed JSON.
@@ -215,9 +213,8 @@ class Store:
             StorageError: this round of this run was released before.
         """
         with self.appending() as (c, log):
-            at = now()
             if guard is not None:
-                guard(c, at)
+                guard(c, log.at)
             v, run = t.versions, version["run"]
             same_name = sa.select(sa.func.max(v.c.number)).where(v.c.name == version["name"])
             number = (c.execute(same_name).scalar() or 0) + 1
@@ -231,7 +228,6 @@ class Store:
                 "parent": parent.release if parent else None,
                 "state": state,
                 "report": sealed(_run_key(c, run), f"round {version['round']}", round_row),
-                "at": at,
             }
             index = log.append({**leaves[-1], **more})
             row = {
@@ -239,7 +235,7 @@ class Store:
                 "number": number,
                 "parent": parent.id if parent else None,
                 "release": index,
-                "created_at": at,
+                "created_at": log.at,
             }
             done = c.execute(v.insert().values(**row))
             c.execute(t.rounds.insert().values(**round_row))
@@ -276,6 +272,11 @@ class Store:
 
 def _key(body: Mapping[str, Any]) -> tuple[int, int, str]:
     return body["round"], body["attempt"], body["purpose"]
+
+
+def _shown(row: sa.Row[Any]) -> Row:
+    """A run without the key that opens its commitments, which has no business elsewhere."""
+    return {name: value for name, value in row._mapping.items() if name != "key"}
 
 
 def _run_key(c: Connection, run: str) -> bytes:

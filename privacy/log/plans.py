@@ -55,7 +55,7 @@ def unlike(
     if body["purpose"] not in due:
         yield f"is for purpose={body['purpose']}, which is unknown"
         return
-    if body["purpose"] == "evaluate" and not _evaluates(body["round"], plan):
+    if body["purpose"] == "evaluate" and not evaluates(body["round"], plan):
         yield "is an evaluation that wasn't planned"
     least = participation.bound(draws, plan.sampling_rate, plan.population)
     if not least <= body["participations"] <= draws:
@@ -76,7 +76,8 @@ def owed(
     return {**body, "claims": due.get(body["purpose"], []), "participations": many}
 
 
-def _evaluates(number: int, plan: PrivacyPlan) -> bool:
+def evaluates(number: int, plan: PrivacyPlan) -> bool:
+    """Whether a round is followed by a federated evaluation."""
     how = plan.evaluation
     return how is not None and (number % how.every == 0 or number == plan.rounds)
 

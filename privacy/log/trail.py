@@ -56,6 +56,7 @@ class RunTrail:
     round: int = 0
     release: int | None = None
     evaluated: int = 0
+    counts: Leaf = field(default_factory=dict)
     status: str = "running"
     canaries: set[str] = field(default_factory=set)
     artifacts: list[tuple[int, str]] = field(default_factory=list)
@@ -154,6 +155,8 @@ class Trail:
             yield f"{what} is charged when round {run.round} was the last released"
         counted = body
         if run.plan is None:
+            if index >= self.legacy:
+                yield f"{what} is charged under a plan that can't be read"
             Spending(run.spending.deltas).add(body)  # Raises for what can't be added up.
         else:
             draws = run.draws[key[2]] + 1
@@ -189,7 +192,7 @@ class Trail:
         elif body["round"] <= run.evaluated:
             yield f"{what} is released a second time"
         else:
-            run.evaluated = body["round"]
+            run.evaluated, run.counts = body["round"], body["metrics"]
 
     def _version(self, index: int, body: Leaf, run: RunTrail) -> Iterator[str]:
         """A release of a model."""
@@ -201,6 +204,8 @@ class Trail:
         self.versions[body["name"]] += 1
         if body["name"] != run.leaf["name"] or body["number"] != self.versions[body["name"]]:
             yield f"{body['name']}@{body['number']} isn't the next version of {run.leaf['name']}"
+        if run.plan is not None:
+            yield from _metrics(body, run, run.plan)
         if index >= self.legacy:
             if body["parent"] != run.release:
                 yield f"names leaf {body['parent']} as its parent, and not {run.release}"
@@ -238,6 +243,9 @@ class Trail:
         if body["commitment"] not in run.canaries or not canaries.opens(body["commitment"]):
             yield "an audit's result with canaries that weren't committed to beforehand"
         charged = body["charged"]
+        due = run.whole().epsilon(body["unit"], "public", body["amplified"])
+        if not close(charged, due) or body["delta"] != run.spending.deltas[body["unit"]]:
+            yield f"an audit held against {charged}, and the run was charged {due}"
         if body["violated"] != (charged is not None and body["lower_bound"] > charged):
             yield f"violated={body['violated']} isn't what the audit's bound says"
 
@@ -298,9 +306,24 @@ def _stated(run: RunTrail) -> Iterator[tuple[int, str]]:
     if run.stated is None:
         return
     index, said = run.stated
-    for name, value in run.spending.stated().items():
+    due = run.spending.stated()
+    if set(said) != set(due):
+        yield index, f"states {sorted(set(said) ^ set(due))} too many or too few"
+    for name, value in due.items():
         if not close(said.get(name), value):
             yield index, f"states epsilon.{name}={said.get(name)}, and its charges are {value}"
+
+
+def _metrics(body: Leaf, run: RunTrail, plan: PrivacyPlan) -> Iterator[str]:
+    """What a model's release says of clients must have been released under a charge of its own."""
+    if plan.evaluation is None:
+        if body["evaluation"] == "federated":
+            yield "states metrics of clients, and no evaluation was planned"
+    elif not plans.evaluates(body["round"], plan):
+        if body["metrics"]:
+            yield "states metrics in a round that isn't evaluated"
+    elif run.evaluated != body["round"] or run.counts != body["metrics"]:
+        yield "states metrics that weren't released under a charge for them"
 
 
 def _risen(said: Leaf, before: tuple[int, Leaf] | None) -> Iterator[str]:

@@ -7,9 +7,10 @@
 * a CHARGE that claims other than its plan, isn't the next attempt, is of a round that wasn't
   planned, or that the population's policy of that moment forbids;
 * a RELEASE or ABANDON that doesn't close an open CHARGE under the same plan, versions or rounds
-  with a gap, an epsilon beside it that isn't what the charges before it add up to;
+  with a gap, metrics of clients that no charge is for, an epsilon beside it that falls, or (at
+  rounds 1, 2, 4, 8 ... and the last) isn't what the charges before it add up to;
 * a key, policy or approval without the signature it needs; releases after an audit found more
-  than was charged.
+  than was charged; a time before that of the leaf before it.
 
 `Verifier.finish` checks the tree's root and signature, and any older checkpoint that somebody
 kept, and recomputes epsilon. It needs neither torch nor flwr nor a database.
@@ -32,7 +33,7 @@ import rfc8785
 from tacit.privacy.errors import MessageError, TacitError
 from tacit.privacy.governor import Governor
 from tacit.privacy.log import leaves
-from tacit.privacy.log.leaves import KINDS
+from tacit.privacy.log.leaves import KINDS, SPENDING
 from tacit.privacy.log.merkle import Tree, leaf_hash
 from tacit.privacy.log.notes import Checkpoint, VerifierKey, open_note, signed
 from tacit.privacy.log.trail import Trail
@@ -43,7 +44,15 @@ from tacit.privacy.policy import seconds
 _DOUBTFUL = re.compile(r"[:,\[]-?(?:[0-9.]+[eE]|[0-9]{16})|\.0+[,\]}]|-0[,\]}]")
 _EXACT = 2**53 - 1
 # A leaf of another shape; what exactly doesn't matter to whoever reads the report.
-_MALFORMED = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError)
+_MALFORMED = (
+    LookupError,
+    TypeError,
+    ValueError,
+    AttributeError,
+    ArithmeticError,
+    RecursionError,
+    MemoryError,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +118,7 @@ class Verifier:
         self.findings: list[Finding] = []
         self._keys: list[tuple[int, VerifierKey]] = []
         self._origin = ""
+        self._last = (float("-inf"), "")
         self._governor = Governor()
         self.trail = Trail()
 
@@ -210,16 +220,28 @@ class Verifier:
     def _check(self, index: int, body: Mapping[str, Any]) -> None:
         if body["kind"] not in KINDS:
             raise MessageError(f"kind={body['kind']!r} is unknown")
-        seconds(body["at"])
+        body = self._timed(index, body)
         if body["kind"] == "KEY":
             self._check_key(index, body)
         elif not self._keys:
+            if body["kind"] not in SPENDING:
+                raise MessageError(f"{body['kind']} before the ledger's first KEY")
             self.trail.legacy = index + 1
         if body["kind"] in ("CHARGE", "RELEASE"):
             self._ask(index, body)
         for problem in self.trail.take(index, body):
             self.wrong(index, problem)
         self._governor.note(index, body)
+
+    def _timed(self, index: int, body: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The leaf, at a time that isn't before its predecessor's."""
+        time = seconds(body["at"])
+        if time >= self._last[0]:
+            self._last = (time, body["at"])
+            return body
+        if self._keys:
+            self.wrong(index, f"says {body['at']}, and the leaf before it {self._last[1]}")
+        return {**body, "at": self._last[1]}
 
     def _ask(self, index: int, body: Mapping[str, Any]) -> None:
         """Whether the policies of the moment allow a charge, or an audit forbids a release."""

@@ -24,7 +24,9 @@ def policy(
     epsilon: Annotated[
         float | None, typer.Option(help="Cap on what all its runs together spend.")
     ] = None,
-    delta: Annotated[float | None, typer.Option(help="At which that cap is stated.")] = None,
+    delta: Annotated[
+        float | None, typer.Option(help="At which every epsilon here is stated.")
+    ] = None,
     window_days: Annotated[
         float | None, typer.Option(help="The cap holds for every span of so many days.")
     ] = None,
