@@ -108,6 +108,8 @@ class Trail:
 
     def closing(self) -> Iterator[tuple[int | None, str]]:
         """What is wrong with each run as a whole; afterwards all charges are composed."""
+        if self.legacy:
+            self.notes.append(f"{self.legacy} leaves are from before the log was signed")
         for name in self._early:
             yield None, f"run={name} was charged and never planned"
         for run in self.runs.values():
