@@ -245,16 +245,14 @@ class Governor:
                 continue
             what = f"{name}={limit:g} of population={policy.population}"
             if total is None:
-                raise BudgetError(
-                    f"{what} can't be kept: no epsilon is claimed for the {policy.unit}",
-                    "give the mechanism noise, or ask for another policy",
-                )
-            raise BudgetError(
-                f"{what} would be exceeded: the charge brings the run to {total:.4f}",
-                f"tacit ledger approve {run} --key FILE"
-                if name == "review_epsilon"
-                else "raise the noise, plan fewer rounds, or ask for another policy",
-            )
+                what += f" can't be kept: no epsilon is claimed for the {policy.unit}"
+                hint = "give the mechanism noise, or ask for another policy"
+            else:
+                what += f" would be exceeded: the charge brings the run to {total:.4f}"
+                hint = "raise the noise, plan fewer rounds, or ask for another policy"
+            if name == "review_epsilon":
+                hint = f"tacit ledger approve {run} --key FILE"
+            raise BudgetError(what, hint)
 
     def _check_cap(self, spent: Spent, charges: Sequence[Charge], at: str) -> None:
         policy = spent.policy

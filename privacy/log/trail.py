@@ -19,7 +19,7 @@ from typing import Any
 from tacit.privacy.accountant import Accountant
 from tacit.privacy.audit.canaries import Canaries
 from tacit.privacy.errors import ConfigError, MessageError
-from tacit.privacy.ledger import Spending
+from tacit.privacy.ledger import STATED, Spending
 from tacit.privacy.log import plans
 from tacit.privacy.log.leaves import digest
 from tacit.privacy.plan import PrivacyPlan
@@ -308,10 +308,7 @@ def _stated(run: RunTrail) -> Iterator[tuple[int, str]]:
     if run.stated is None:
         return
     index, said = run.stated
-    due = run.spending.stated()
-    if set(said) != set(due):
-        yield index, f"states {sorted(set(said) ^ set(due))} too many or too few"
-    for name, value in due.items():
+    for name, value in run.spending.stated().items():
         if not close(said.get(name), value):
             yield index, f"states epsilon.{name}={said.get(name)}, and its charges are {value}"
 
@@ -329,7 +326,9 @@ def _metrics(body: Leaf, run: RunTrail, plan: PrivacyPlan) -> Iterator[str]:
 
 
 def _risen(said: Leaf, before: tuple[int, Leaf] | None) -> Iterator[str]:
-    """Whether no epsilon is below the one that was stated before it."""
+    """Whether a release states all epsilons, none below the one that was stated before it."""
+    if set(said) != set(STATED):
+        yield f"states {sorted(set(said) ^ set(STATED))} too many or too few"
     for name, earlier in before[1].items() if before else ():
         now = said.get(name)
         if now is not None and (earlier is None or (now < earlier and not close(now, earlier))):

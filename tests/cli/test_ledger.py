@@ -25,6 +25,7 @@ from tacit.server.home import Home
 from tacit.server.store import Store
 
 KINDS = {"KEY", "PLAN", "STATUS", "CHARGE", "RELEASE", "ABANDON", "POLICY", "APPROVAL", "AUDIT"}
+PUBLIC = ("client", "public")
 
 
 class Said(NamedTuple):
@@ -53,9 +54,12 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     store.set_status(run["id"], "running")
     result = {"kind": "AUDIT", "stage": "result", "run": run["id"], "method": "one-run"}
     result |= {"unit": "client", "canaries": 10, "secret": bytes(32).hex(), "violated": False}
-    result |= {"commitment": canaries.commitment(), "lower_bound": 0.1, "charged": 1.5}
+    result |= {"commitment": canaries.commitment(), "lower_bound": 0.1}
+    row = next(r for r in store.claims(run["id"]) if (r["unit"], r["adversary"]) == PUBLIC)
+    result |= {"charged": row["epsilon"]} | {k: row[k] for k in ("delta", "amplified")}
     store.append(result)
-    policy = Policy(population="tiny", review_epsilon=0.1, reviewers=(str(reviewer.verifier),))
+    terms = {"review_epsilon": 0.1, "delta": 1e-3, "reviewers": (str(reviewer.verifier),)}
+    policy = Policy(population="tiny", **terms)
     governance = Governance(store)
     governance.adopt(policy, None)
     governance.approve(run["id"], "approved", "[/fine] [bold]", None, reviewer)
@@ -109,6 +113,21 @@ def test_all_kinds_are_shown(ledger: Any, home: Path) -> None:
     one = ledger("show", "last", "--json")
     assert len(json.loads(one.out)["leaves"]) == len(shown["leaves"]) - 2  # KEY and POLICY
     assert ledger("show", "nothing").status == 2
+
+
+def test_runs_are_listed_without_their_keys(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with closing(sqlite3.connect(home / "tacit.db")) as c:
+        ((key,),) = c.execute("SELECT key FROM runs").fetchall()
+    monkeypatch.setattr(sys, "argv", ["tacit", "runs", "list", "--json", "--home", str(home)])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    out = capsys.readouterr().out
+    (run,) = json.loads(out)
+    assert (ended.value.code or 0, run["status"]) == (0, "finished")
+    assert "key" not in run
+    assert key.hex() not in out
 
 
 def test_abandoned_charges_are_shown(ledger: Any, home: Path) -> None:

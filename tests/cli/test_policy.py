@@ -155,8 +155,11 @@ def test_looking_makes_no_home(ledger: Ledger, home: Home) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--epsilon", "3"], ["epsilon=3.0 and delta=None"]),
-        (["--delta", "1e-5"], ["epsilon=None and delta=1e-05"]),
+        (["--epsilon", "3"], ["epsilon=3 and delta=None"]),
+        (["--run-epsilon", "2"], ["run_epsilon=2 and delta=None"]),
+        (["--run-epsilon", "2", "--epsilon", "3"], ["epsilon=3, run_epsilon=2 and delta=None"]),
+        (["--delta", "1e-5"], ["no epsilon and delta=1e-05"]),
+        (["--delta", "1e-5", "--separation-hours", "1"], ["no epsilon and delta=1e-05"]),
         (["--epsilon", "-3", "--delta", "1e-5"], ["epsilon=-3"]),
         (["--epsilon", "nan", "--delta", "1e-5"], ["epsilon=nan"]),
         (["--epsilon", "3", "--delta", "-1"], ["delta=-1"]),
@@ -170,7 +173,11 @@ def test_looking_makes_no_home(ledger: Ledger, home: Home) -> None:
         (["--no-amplified"], ["no cap to set"]),
         (["--run-epsilon", "0"], ["run_epsilon=0"]),
         (["--separation-hours", "-1"], ["separation_hours=-1"]),
-        (["--review-epsilon", "1"], ["review_epsilon=1", "tacit ledger keygen"]),
+        (["--review-epsilon", "1"], ["review_epsilon=1 and delta=None"]),
+        (
+            ["--review-epsilon", "1", "--delta", "1e-5"],
+            ["review_epsilon=1 needs", "tacit ledger keygen"],
+        ),
         (["--reviewer", "alice"], ["reviewer=alice", "isn't a key"]),
         ([*CAP, "--key", "/nowhere/key"], ["/nowhere/key", "can't be read"]),
     ],
@@ -220,7 +227,7 @@ def test_the_ledgers_own_key_is_no_reviewers(ledger: Ledger, home: Home, store: 
 def reviewed(store: Store, key: str) -> Governance:
     governing.new_run(store, "20260101-run", PLAN)
     governance = Governance(store)
-    policy = Policy(population="p", review_epsilon=0.1, reviewers=(key,))
+    policy = Policy(population="p", review_epsilon=0.1, delta=1e-5, reviewers=(key,))
     governance.adopt(policy, None)
     return governance
 
@@ -337,7 +344,7 @@ def test_a_key_that_others_can_read_signs_nothing(
 
 def test_the_ledgers_key_is_rotated(ledger: Ledger, home: Home, alice: tuple[str, str]) -> None:
     path, key = alice
-    policy = ["policy", "p", "--run-epsilon", "2", "--reviewer", key]
+    policy = ["policy", "p", "--run-epsilon", "2", "--delta", "1e-5", "--reviewer", key]
     assert ledger(*policy).code == 0
     old = str(keyfile.load(home.signing_key).verifier)
     said = ledger("rotate", "--json").json

@@ -88,22 +88,31 @@ class Ledger:
         body = {"kind": "AUDIT", "run": run, "stage": "result", "violated": violated}
         return self.add({**body, "lower_bound": 4.0, "charged": 3.0 if violated else 5.0})
 
-    def leaf(self, run: str, number: int = 1, purpose: Any = "train") -> dict[str, Any]:
+    def leaf(
+        self, run: str, number: int = 1, purpose: Any = "train", attempt: int = 0
+    ) -> dict[str, Any]:
         plan = self.plans[run]
         return leaves.charge(
             run=run,
             round=number,
-            attempt=0,
+            attempt=attempt,
             purpose=purpose,
             plan_digest=plan.digest(),
             cohort="",
             claims=plan.training() if purpose == "train" else plan.evaluating(),
-            participations=number,
+            participations=number + attempt,
             noise_source=plan.noise_source,
         )
 
-    def charge(self, run: str, number: int = 1, at: float = 0.0, purpose: Any = "train") -> None:
-        body = self.leaf(run, number, purpose)
+    def charge(
+        self,
+        run: str,
+        number: int = 1,
+        at: float = 0.0,
+        purpose: Any = "train",
+        attempt: int = 0,
+    ) -> None:
+        body = self.leaf(run, number, purpose, attempt)
         self.governor.check(run, [body], stamp(at))
         self.add(body, at)
 
@@ -444,17 +453,19 @@ def test_a_cap_that_is_used_up_is_above_the_privacy_loss_distributions_figure(
 # One run
 
 
-def by_leaves(plan: PrivacyPlan, count: int, row: tuple[str, str, bool]) -> float:
+def by_leaves(
+    plan: PrivacyPlan, count: int, row: tuple[str, str, bool], delta: float = DELTA
+) -> float:
     """Epsilon of a run's first charges, replayed from their leaves."""
     ledger = Ledger()
     run = ledger.plan("a", plan)
     bodies = [ledger.leaf(run, n) for n in range(1, count + 1)]
-    found = replay(bodies, {"client": DELTA, "record": DELTA}).epsilon(*row)
+    found = replay(bodies, {"client": delta, "record": delta}).epsilon(*row)
     assert found is not None
     return found
 
 
-@pytest.mark.parametrize(
+EACH_UNIT = pytest.mark.parametrize(
     ("plan", "unit"),
     [
         (PLAN, "client"),
@@ -463,12 +474,16 @@ def by_leaves(plan: PrivacyPlan, count: int, row: tuple[str, str, bool]) -> floa
     ],
     ids=["client", "record", "record, implied by client"],
 )
+
+
+@EACH_UNIT
 @pytest.mark.parametrize("amplified", [True, False])
 def test_a_runs_cap_is_on_the_figure_that_is_stated(
     plan: PrivacyPlan, unit: str, amplified: bool
 ) -> None:
     limit = by_leaves(plan, 3, (unit, "public", amplified)) * (1 + 1e-9)
-    ledger = Ledger(Policy(population="p", unit=unit, amplified=amplified, run_epsilon=limit))
+    terms: dict[str, Any] = {"unit": unit, "amplified": amplified, "delta": DELTA}
+    ledger = Ledger(Policy(population="p", run_epsilon=limit, **terms))
     for run in (ledger.plan("a", plan), ledger.plan("b", plan)):
         assert ledger.many(run) == 3
         with pytest.raises(BudgetError) as refusal:
@@ -476,8 +491,48 @@ def test_a_runs_cap_is_on_the_figure_that_is_stated(
         assert f"run_epsilon={limit:g} of population=p would be exceeded" in refusal.value.message
 
 
+@EACH_UNIT
+def test_a_large_delta_of_its_own_gets_a_run_no_further(plan: PrivacyPlan, unit: str) -> None:
+    row, loose = (unit, "public", True), replace(plan, client_delta=0.9, record_delta=0.9)
+    limit = by_leaves(plan, 3, row) * (1 + 1e-9)
+    # By its own delta it could go on.
+    assert by_leaves(loose, 10, row, 0.9) < limit
+    ledger = Ledger(Policy(population="p", unit=unit, run_epsilon=limit, delta=DELTA))
+    run = ledger.plan("a", loose)
+    assert ledger.many(run) == 3
+    with pytest.raises(BudgetError) as refusal:
+        ledger.charge(run, 4)
+    assert f"brings the run to {by_leaves(plan, 4, row):.4f}" in refusal.value.message
+
+
+@EACH_UNIT
+def test_a_smaller_delta_of_its_own_is_kept(plan: PrivacyPlan, unit: str) -> None:
+    row, strict = (unit, "public", True), replace(plan, client_delta=1e-8, record_delta=1e-8)
+    limit = by_leaves(strict, 3, row, 1e-8) * (1 + 1e-9)
+    assert by_leaves(plan, 4, row) < limit
+    ledger = Ledger(Policy(population="p", unit=unit, run_epsilon=limit, delta=DELTA))
+    assert ledger.many(ledger.plan("a", strict)) == 3
+
+
+def test_a_runs_cap_is_at_the_delta_of_the_policy_in_force() -> None:
+    row = ("client", "public", True)
+    limit = by_leaves(PLAN, 3, row, 1e-3) * (1 + 1e-9)
+    assert by_leaves(PLAN, 3, row) > limit
+    loose = Policy(population="p", run_epsilon=limit, delta=1e-3)
+    ledger = Ledger(loose)
+    run = ledger.plan("a", make_plan(client_delta=0.9))
+    ledger.charge(run, 1), ledger.charge(run, 2)
+    ledger.policy(replace(loose, delta=DELTA))
+    with pytest.raises(BudgetError, match="run_epsilon"):
+        ledger.charge(run, 3)
+    ledger.policy(loose)
+    ledger.charge(run, 3)
+    with pytest.raises(BudgetError, match="run_epsilon"):
+        ledger.charge(run, 4)
+
+
 def test_a_runs_cap_needs_a_claim() -> None:
-    ledger = Ledger(Policy(population="p", run_epsilon=1e6))
+    ledger = Ledger(Policy(population="p", run_epsilon=1e6, delta=DELTA))
     with pytest.raises(BudgetError, match="run_epsilon=1e\\+06 of population=p can't be kept"):
         ledger.charge(ledger.plan("a", RECORDS))
 
@@ -505,14 +560,88 @@ def test_runs_keep_their_distance() -> None:
 
 SPENDS = planned(PLAN).epsilon("client", "public", True)
 assert SPENDS is not None
-REVIEWED = Policy(population="p", review_epsilon=SPENDS * 0.999, **ALICES)
+REVIEWED = Policy(population="p", review_epsilon=SPENDS * 0.999, delta=DELTA, **ALICES)
 
 
-def test_a_run_planned_to_spend_as_much_as_the_threshold_needs_no_review() -> None:
-    ledger = Ledger(replace(REVIEWED, review_epsilon=SPENDS))
-    run = ledger.plan("a")
+EVALUATED = make_plan(evaluation=Evaluation(3, 10, 4.0, 3.0))
+
+
+@pytest.mark.parametrize("plan", [PLAN, EVALUATED, replace(EVALUATED, client_delta=0.9)])
+def test_a_run_planned_to_spend_as_much_as_the_threshold_needs_no_review(
+    plan: PrivacyPlan,
+) -> None:
+    spends = planned(replace(plan, client_delta=DELTA)).epsilon("client", "public", True)
+    assert spends is not None
+    ledger = Ledger(replace(REVIEWED, review_epsilon=spends))
+    run = ledger.plan("a", plan)
     assert ledger.governor.awaits_review(run) is None
+    # Nor when it has spent as much, to the last bit.
+    for number in range(1, plan.rounds + 1):
+        ledger.charge(run, number)
+        if plan.evaluation and (number % 3 == 0 or number == plan.rounds):
+            ledger.charge(run, number, purpose="evaluate")
+    with pytest.raises(BudgetError, match="review_epsilon"):
+        ledger.charge(run, plan.rounds, attempt=1)
+
+
+def test_a_large_delta_of_its_own_spares_a_run_no_review() -> None:
+    loose = make_plan(client_delta=0.9, record_delta=0.9)
+    own = planned(loose).epsilon("client", "public", True)
+    assert own is not None
+    assert own < 0.1 * SPENDS
+    ledger = Ledger(REVIEWED)
+    run = ledger.plan("a", loose)
+    assert f"epsilon {SPENDS:.4f} is planned" in (ledger.governor.awaits_review(run) or "")
+    with pytest.raises(BudgetError, match="asks for a review"):
+        ledger.charge(run)
+    ledger.approve(run)
+    assert ledger.many(run, most=12) == 12
+
+
+@pytest.mark.parametrize("delta", [DELTA, 0.9])
+def test_failed_attempts_that_bring_a_run_above_the_threshold_need_a_yes(delta: float) -> None:
+    limit = SPENDS * (1 + 1e-9)
+    ledger = Ledger(replace(REVIEWED, review_epsilon=limit))
+    run, plan = ledger.plan("a", make_plan(client_delta=delta)), make_plan()
+    ledger.plan("b")
+    # Rounds 2 and 5 fail once each, so that ten charges have been made before round 9.
+    for number, attempt in ((1, 0), (2, 0), (2, 1), (3, 0), (4, 0), (5, 0), (5, 1)):
+        ledger.charge(run, number, attempt=attempt)
+    for number in (6, 7, 8):
+        ledger.charge(run, number)
+    ledger.approve("b")
+    with pytest.raises(BudgetError) as refusal:
+        ledger.charge(run, 9)
+    above = by_leaves(plan, 11, ("client", "public", True))
+    assert f"review_epsilon={limit:g} of population=p would be exceeded" in refusal.value.message
+    assert f"brings the run to {above:.4f}" in refusal.value.message
+    assert "tacit ledger approve a " in refusal.value.hint
+    ledger.approve(run)
+    ledger.charge(run, 9), ledger.charge(run, 10)
+    ledger.approve(run, verdict="refused")
+    with pytest.raises(BudgetError, match="a reviewer refused run=a"):
+        ledger.charge(run, 10, attempt=1)
+
+
+def test_a_yes_to_a_run_lifts_no_other_cap_of_it() -> None:
+    ledger = Ledger(replace(REVIEWED, review_epsilon=SPENDS, run_epsilon=SPENDS))
+    run = ledger.plan("a")
+    ledger.approve(run)
+    assert ledger.many(run) == PLAN.rounds
+    with pytest.raises(BudgetError, match="run_epsilon"):
+        ledger.charge(run, PLAN.rounds, attempt=1)
+
+
+def test_a_run_under_way_without_a_claim_goes_on_with_a_yes() -> None:
+    ledger = Ledger()
+    run = ledger.plan("a", make_plan(0.0))
     ledger.charge(run)
+    ledger.policy(REVIEWED)
+    with pytest.raises(BudgetError, match="no epsilon is claimed") as refusal:
+        ledger.charge(run, 2)
+    assert "tacit ledger approve a " in refusal.value.hint
+    ledger.approve(run)
+    ledger.charge(run, 2)
 
 
 def test_a_run_planned_to_spend_more_waits_for_a_yes() -> None:
@@ -579,7 +708,7 @@ def test_a_verdict_is_yes_or_no(verdict: Any) -> None:
 
 
 def test_an_approval_where_nobody_asks_for_one_is_an_error() -> None:
-    ledger = Ledger(Policy(population="p", run_epsilon=1.0))
+    ledger = Ledger(Policy(population="p", run_epsilon=1.0, delta=DELTA))
     ledger.plan("a"), ledger.plan("b", population="q")
     for run in ("a", "b"):
         with pytest.raises(ConfigError, match="no policy that asks for a review"):
@@ -684,7 +813,7 @@ def test_an_old_policy_cant_be_brought_back_by_somebody_else() -> None:
 
 def test_a_policy_that_names_who_set_it_bears_that_signature() -> None:
     ledger = Ledger()
-    policy = Policy(population="p", run_epsilon=1.0)
+    policy = Policy(population="p", run_epsilon=1.0, delta=DELTA)
     body = {"kind": "POLICY", "run": "", "policy": policy.to_json()}
     for leaf in forged(signed(body, ALICE))[:-2]:
         with pytest.raises(ConfigError, match="signature"):

@@ -41,10 +41,15 @@ TERMS = [
     FULL,
     Policy(population="p"),
     Policy(population="p", unit="record", **CAP),
-    Policy(population="p", run_epsilon=2.0),
-    Policy(population="p", review_epsilon=0.1, reviewers=(ALICE,)),
+    Policy(population="p", run_epsilon=2.0, delta=1e-5),
+    Policy(population="p", review_epsilon=0.1, delta=0.5, reviewers=(ALICE,)),
+    Policy(population="p", separation_hours=2.0),
     Policy(population="p", reviewers=(ALICE, ALICE)),
 ]
+# Without any epsilon, but with a delta.
+BARE: dict[str, Any] = dict.fromkeys(
+    ("epsilon", "order", "window_days", "run_epsilon", "review_epsilon")
+)
 ORDERS = st.sampled_from([float(order) for order in renyi.ORDERS])
 DELTAS = st.floats(-9.9, -0.1).map(lambda exponent: 10.0**exponent)
 
@@ -74,11 +79,17 @@ def constant(order: float, delta: float) -> float:
             )
             for value in (0.0, -1.0, math.nan, math.inf)
         ],
-        ({"epsilon": None}, "epsilon=None and delta=1e-05"),
-        ({"delta": None}, "epsilon=3.0 and delta=None"),
+        ({"delta": None}, "epsilon=3, run_epsilon=1.5, review_epsilon=1 and delta=None"),
         ({"order": None}, "epsilon=3.0 and order=None"),
-        ({"epsilon": None, "delta": None}, "epsilon=None and order=8.0"),
-        ({"epsilon": None, "delta": None, "order": None}, "window_days=30 needs"),
+        ({"epsilon": None}, "epsilon=None and order=8.0"),
+        ({"epsilon": None, "order": None}, "window_days=30 needs"),
+        *[
+            ({**BARE, name: value, "delta": None}, f"{name}={value:g} and delta=None")
+            for name, value in (("epsilon", 3.0), ("run_epsilon", 1.5), ("review_epsilon", 1.0))
+        ],
+        (BARE, "no epsilon and delta=1e-05"),
+        ({**BARE, "run_epsilon": 1.5, "delta": 1.0}, "delta=1"),
+        ({**BARE, "run_epsilon": 1.5, "delta": MINIMUM_DELTA / 2}, "delta=5e-11"),
         ({"unit": "record"}, "window_days=30 can't"),
         *[({"delta": value}, f"delta={value}") for value in (0.0, 1.0, -0.5, 2.0, math.nan)],
         ({"delta": MINIMUM_DELTA / 2}, "delta=5e-11"),
@@ -117,6 +128,13 @@ def test_a_cap_with_anything_left_to_spend_is_one() -> None:
 def test_caps_are_on_what_the_public_sees(unit: str, amplified: bool) -> None:
     made = Policy(population="p", unit=unit, amplified=amplified)
     assert made.row == ClaimKey(unit, "public", amplified)
+
+
+def test_a_runs_deltas_are_never_above_the_policys() -> None:
+    runs = {"client": 0.9, "record": 1e-8}
+    assert FULL.deltas(runs) == {"client": 1e-5, "record": 1e-8}
+    # One that states no epsilon has none to hold a run to.
+    assert Policy(population="p").deltas(runs) == runs
 
 
 @pytest.mark.parametrize("policy", TERMS)

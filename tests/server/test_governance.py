@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import multiprocessing
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
+from datetime import UTC, datetime
 from multiprocessing.process import BaseProcess
 from typing import Any
 
@@ -19,12 +20,14 @@ from postgres import BOTH
 from tacit import Result, Task, simulate
 from tacit.client.app import make_app
 from tacit.configs import build
+from tacit.privacy import budget as budgets
 from tacit.privacy.errors import BudgetError, ConfigError, StorageError
 from tacit.privacy.events import Event
 from tacit.privacy.log.leaves import statement
 from tacit.privacy.log.notes import SignerKey, VerifierKey
 from tacit.privacy.plan import ClientUnit, PrivacyPlan
 from tacit.privacy.policy import Policy, budget, divergence
+from tacit.server import log as logs
 from tacit.server import review, runs
 from tacit.server.check import verify
 from tacit.server.coordinator import RoundResult
@@ -219,7 +222,8 @@ def test_a_runs_own_cap_stops_it_in_time(
     assert spent[1] is not None
     assert spent[2] is not None
     limit = (spent[1] + spent[2]) / 2
-    policy = Policy(population="tiny", run_epsilon=limit, amplified=amplified)
+    delta = planned(settings, tiny()).client_delta
+    policy = Policy(population="tiny", run_epsilon=limit, delta=delta, amplified=amplified)
     Governance(store).adopt(policy, None)
     for _ in range(2):
         run, results, refusal = federate(tiny(), settings, home, sent := [])
@@ -248,6 +252,63 @@ def test_a_ledger_without_policies_is_read_by_nobody(store: Store) -> None:
     policy = governance.policy("p")
     assert policy is not None
     assert policy.population == "p"
+
+
+# Times
+
+
+class Clock(datetime):
+    """Says the times that it is given, one after another."""
+
+    said: Iterator[datetime] = iter(())
+
+    @classmethod
+    def now(cls, tz: Any = None) -> datetime:
+        assert tz is UTC
+        return next(cls.said)
+
+
+def test_leaves_seconds_apart_are_of_the_same_hour(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    times = [(10, 0, 0), (10, 59, 58), (10, 59, 59), (11, 0, 0)]
+    monkeypatch.setattr(Clock, "said", iter([datetime(2100, 1, 1, *t, tzinfo=UTC) for t in times]))
+    monkeypatch.setattr(logs, "datetime", Clock)
+    found = [store.append({"kind": "STATUS", "run": "", "status": "failed"}) for _ in times]
+    said = [leaf["body"]["at"] for leaf in store.leaves() if leaf["index"] in found]
+    assert said == ["2100-01-01T10:00:00Z"] * 3 + ["2100-01-01T11:00:00Z"]
+
+
+@BOTH
+def test_times_of_leaves_never_fall_though_the_clock_does(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def at(hour: int) -> str:
+        return f"2100-01-01T{hour:02}:00:00Z"
+
+    governance = Governance(store)
+    governance.adopt(Policy(population="p", separation_hours=2.0), None)
+    began, times = len(store.leaves()), [12, 11, 3, 13, 9]
+    for hour in times:
+        monkeypatch.setattr(logs, "now", lambda hour=hour: at(hour))
+        name = governing.new_run(store, f"r{hour}", PLAN, "p")
+        assert store.run(name)["created_at"] == max(at(h) for h in times[: times.index(hour) + 1])
+    # What policies are asked about is the time that the leaf will name.
+    governing.charge(store, governance, "r12")
+    monkeypatch.setattr(logs, "now", lambda: at(14))
+    with pytest.raises(BudgetError, match=r"charged 1\.0 hours ago"):
+        governing.charge(store, governance, "r11")
+    monkeypatch.setattr(logs, "now", lambda: at(15))
+    governing.charge(store, governance, "r11")
+    # Another process, whose clock is behind by years.
+    monkeypatch.undo()
+    other = Store(store.home)
+    other.abandon_open_charges("r12", "abort")
+    other.abandon_open_charges("r11", "abort")
+    other.close()
+    said = [leaf["body"]["at"] for leaf in store.leaves()][began:]
+    assert said == [at(h) for h in (12, 12, 12, 13, 13, 13, 15, 15, 15)]
+    holds(store)
 
 
 # Several at once
@@ -325,7 +386,9 @@ def waiting(store: Store, made: Future[Result]) -> str:
     raise AssertionError(made.exception() if made.done() else "nobody waits")
 
 
-REVIEWED = Policy(population="tiny", review_epsilon=0.01, reviewers=(str(ALICE.verifier),))
+REVIEWED = Policy(
+    population="tiny", review_epsilon=0.01, delta=DELTA, reviewers=(str(ALICE.verifier),)
+)
 
 
 @BOTH
@@ -416,13 +479,81 @@ def test_a_run_planned_to_spend_less_than_the_threshold_doesnt_wait(
     holds(store)
 
 
+def spends(plan: PrivacyPlan) -> float:
+    """What a run is planned to spend."""
+    value = budgets.planned(plan).epsilon("client", "public", True)
+    assert value is not None
+    return value
+
+
+@BOTH
+def test_a_run_whose_failed_rounds_bring_it_above_the_threshold_needs_a_yes(
+    tiny: MakeTask, overrides: list[str], home: Home, store: Store
+) -> None:
+    plan = planned(overrides, tiny())
+    governance, limit = Governance(store), spends(plan)
+    terms: dict[str, Any] = {"review_epsilon": limit, "delta": plan.client_delta}
+    governance.adopt(replace(REVIEWED, **terms), None)
+    lots = 0
+
+    def before(kind: str) -> None:
+        nonlocal lots
+        lots += 1
+        if lots == 2:
+            raise RuntimeError("the network is gone")
+
+    # As planned it needs nobody's yes; its second round is charged, and fails.
+    with pytest.raises(RuntimeError, match="the network is gone"):
+        federate(tiny(), overrides, home, [], before)
+    run = store.runs()[0]["id"]
+    assert governance.awaits_review(run) is None
+    # Charged again, it comes to all that was planned; so the third round isn't.
+    result = simulate(task=tiny(), home=home.root, resume=run)
+    assert (result.status, result.rounds) == ("stopped", 2)
+    assert f"review_epsilon={limit:g} of population=tiny would be exceeded" in result.message
+    assert train_charges(store) == plan.rounds == 3
+    # That it is tried again changes nothing, a reviewer's yes does.
+    assert simulate(task=tiny(), home=home.root, resume=run).status == "stopped"
+    assert train_charges(store) == 3
+    governance.approve(run, "approved", "the network's fault", None, ALICE)
+    result = simulate(task=tiny(), home=home.root, resume=run)
+    assert (result.status, result.rounds) == ("finished", 3)
+    assert train_charges(store) == 4
+    holds(store)
+
+
+@BOTH
+@pytest.mark.parametrize("name", ["run_epsilon", "review_epsilon"])
+def test_a_large_delta_of_its_own_gets_a_run_no_further(
+    name: str, tiny: MakeTask, overrides: list[str], home: Home, store: Store
+) -> None:
+    delta = planned(overrides, tiny()).client_delta
+    settings = [*overrides, "delta=0.9", "budget.wait=0"]
+    plan = planned(settings, tiny())
+    assert plan.client_delta == 0.9
+    # Between what it spends by its own delta and by the policy's.
+    limit = 0.99 * spends(replace(plan, client_delta=delta))
+    assert spends(plan) < limit
+    terms: dict[str, Any] = {"review_epsilon": None, name: limit, "delta": delta}
+    Governance(store).adopt(replace(REVIEWED, **terms), None)
+    if name == "run_epsilon":
+        result = simulate(settings, task=tiny(), home=home.root)
+        assert (result.status, result.rounds) == ("stopped", 2)
+        assert "run_epsilon" in result.message
+    else:
+        with pytest.raises(BudgetError, match="waits for a review"):
+            simulate(settings, task=tiny(), home=home.root)
+        assert store.spending() == []
+    holds(store)
+
+
 def test_only_a_reviewer_adopts_the_next_policy(store: Store) -> None:
     governance = Governance(store)
     governance.adopt(REVIEWED, None)
     size = len(store.leaves())
     for signer in (None, BOB, store.signer):
         with pytest.raises(ConfigError, match="isn't a reviewer's"):
-            governance.adopt(Policy(population="tiny", run_epsilon=1e6), signer)
+            governance.adopt(Policy(population="tiny", run_epsilon=1e6, delta=DELTA), signer)
     assert len(store.leaves()) == size
     assert governance.policy("tiny") == REVIEWED
     index = governance.adopt(replace(REVIEWED, review_epsilon=2.0), ALICE)

@@ -138,7 +138,7 @@ def test_a_failed_transaction_leaves_nothing(store: Store) -> None:
     some(store)
     before = everything(store)
 
-    def refuse(_: object) -> None:
+    def refuse(*_: object) -> None:
         raise ValueError("refused")
 
     with pytest.raises(ValueError, match="refused"):
@@ -168,6 +168,19 @@ def appender(root: str, run: str, count: int) -> None:
         store.append(body("CHARGE", run, round))
         if round % 5 == 4:
             store.abandon_open_charges(run, "crash")
+
+
+def test_times_are_of_the_hour_and_never_fall(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert logs.now().endswith(":00:00Z")
+    new_run(store, "r0")
+    times = ["2100-01-01T02:00:00Z", "2100-01-01T01:00:00Z", "2100-01-01T03:00:00Z"]
+    for number, time in enumerate(times):
+        monkeypatch.setattr(logs, "now", lambda time=time: time)
+        store.append(body("CHARGE", "r0", number))
+    said = [b["at"] for b in check_log(store)]
+    assert said[-3:] == [times[0], times[0], times[2]]
 
 
 def test_processes_append_to_one_tree(store: Store, home: Home) -> None:

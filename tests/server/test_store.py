@@ -197,6 +197,14 @@ def test_run_is_found_by_prefix_and_last(store: Store) -> None:
 
 
 @BOTH
+def test_a_run_is_shown_without_its_key(store: Store) -> None:
+    run = new_run(store)
+    for row in (store.run(run), store.run("last"), *store.runs()):
+        assert row["id"] == run
+        assert "key" not in row
+
+
+@BOTH
 def test_a_newer_database_is_refused(home: Home, store: Store) -> None:
     with store.database.writing() as c:
         c.exec_driver_sql("update alembic_version set version_num = '9999'")

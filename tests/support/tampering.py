@@ -22,6 +22,7 @@ from tacit.server.home import Home
 from tacit.server.store import Store
 
 Body = dict[str, Any]
+AT = "2026-01-02T00:00:00Z"
 
 
 def remembering() -> Any:
@@ -43,7 +44,7 @@ def remembering() -> Any:
 
 def key_leaf(signer: SignerKey, before: SignerKey | None = None, origin: str = "") -> Body:
     """A KEY leaf, signed as it has to be."""
-    at = {"at": "2026-01-01T00:00:00Z"}
+    at = {"at": AT}
     verifier = str(signer.verifier)
     if before is None:
         return at | leaves.key(signer.name, verifier, None, None)
@@ -175,6 +176,5 @@ def bodies_of(home: Path, *overrides: str) -> list[Body]:
 
 
 def owned(bodies: Sequence[Body], signer: SignerKey) -> list[Body]:
-    """The log as if this key had begun it: what its operator could have written."""
-    first = key_leaf(signer) | {"at": bodies[0]["at"]}
-    return [first, *copy.deepcopy(list(bodies[1:]))]
+    """The log as if this key had begun it, at one time: what its operator could have written."""
+    return [key_leaf(signer), *({**copy.deepcopy(body), "at": AT} for body in bodies[1:])]

@@ -5,6 +5,9 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +17,7 @@ import rfc8785
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tampering import (
+    AT,
     Body,
     bodies_of,
     inserted,
@@ -30,6 +34,7 @@ from tacit.privacy import accountant, events
 from tacit.privacy.accountant import Accountant
 from tacit.privacy.audit.canaries import Canaries
 from tacit.privacy.errors import MessageError
+from tacit.privacy.log import bundle
 from tacit.privacy.log.leaves import digest, statement
 from tacit.privacy.log.notes import SignerKey
 from tacit.privacy.log.trail import close
@@ -42,7 +47,6 @@ from tacit.server.store import Store
 ROUNDS = ["evaluation=federated", "evaluation.every=2", *TINY, "rounds=6"]
 ME = SignerKey("tacit.ledger/test", bytes(range(32)))
 REVIEWER = SignerKey("reviewer", bytes(32))
-AT = "2026-01-02T00:00:00Z"
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -168,7 +172,12 @@ def released_twice(bodies: list[Body]) -> tuple[list[Body], int]:
     return inserted(bodies, place + 1, charge, release), place + 2
 
 
-def result(bodies: list[Body]) -> Body:
+def result(bodies: list[Body], place: int | None = None) -> Body:
+    """An audit's, of what was charged by leaf ``place``."""
+    verifier = Verifier()
+    for text in texts_of(bodies[:place]):
+        verifier.add(text)
+    spent = verifier.trail.runs[run_of(bodies)].whole()
     made = Canaries("client", "one-run", 10, bytes(32))
     return {
         "kind": "AUDIT",
@@ -180,7 +189,9 @@ def result(bodies: list[Body]) -> Body:
         "secret": made.secret.hex(),
         "commitment": made.commitment(),
         "lower_bound": 0.1,
-        "charged": 2.0,
+        "charged": spent.epsilon("client", "public", True),
+        "delta": spent.deltas["client"],
+        "amplified": True,
         "violated": False,
     }
 
@@ -313,6 +324,137 @@ def test_adopting_is_for_the_beginning(log: list[Body]) -> None:
     early = verified(texts_of(inserted(log, 1, late)))
     assert early.holds
     assert any("older tacit" in note for note in early.notes)
+
+
+def test_an_adopted_plan_that_cant_be_read_excuses_no_charge(log: list[Body]) -> None:
+    """With a field that no tacit knows, nothing of the plan could be held against charges."""
+    found = replanned(log, lambda body: body | {"extra": 1})
+    found[plan(found)] |= {"adopted": {}}
+    charges = {i for i, b in enumerate(found) if b["kind"] == "CHARGE"}
+    said = findings(found)
+    assert charges == {f.leaf for f in said if "under a plan that can't be read" in f.problem}
+
+
+def replanned(log: list[Body], change: Callable[[Body], Body]) -> list[Body]:
+    """The log with another plan and its digest wherever it is named."""
+    found = copy.deepcopy(log)
+    leaf = found[plan(found)]
+    leaf["body"] = change(leaf["body"])
+    for body in found:
+        if "plan" in body:
+            body["plan"] = digest(leaf["body"])
+    return found
+
+
+def test_before_the_first_key_only_spending_is_allowed(log: list[Body]) -> None:
+    terms = policy(run_epsilon=9.0)
+    for body in (terms, log[plan(log)], log[status(log)]):
+        said = findings(inserted(log, 0, body))
+        assert said[0].leaf == 0
+        assert f"{body['kind']} before the ledger's first KEY" in said[0].problem
+
+
+def test_metrics_without_a_charge_are_found(log: list[Body]) -> None:
+    """All evaluations' charges and releases are gone, their metrics aren't."""
+    found = copy.deepcopy(log)
+    while any(b.get("purpose") == "evaluate" for b in found):
+        found = removed(found, where(found, purpose="evaluate"))
+    said = findings(found)
+    evaluations = {train(found, "RELEASE", number) for number in (2, 4, 6)}
+    words = "metrics that weren't released under a charge"
+    assert {f.leaf for f in said if words in f.problem} == evaluations
+
+
+def test_metrics_that_were_not_released_are_found(log: list[Body]) -> None:
+    found = copy.deepcopy(log)
+    index = train(found, "RELEASE", 4)
+    found[index]["metrics"]["accuracy"] = 0.123
+    (problem,) = findings(found)
+    assert (problem.leaf, "weren't released under" in problem.problem) == (index, True)
+    found = copy.deepcopy(log)
+    found[train(found, "RELEASE", 3)]["metrics"] = found[index]["metrics"]
+    (problem,) = findings(found)
+    assert "in a round that isn't evaluated" in problem.problem
+
+
+def test_a_time_before_the_last_is_found(log: list[Body]) -> None:
+    """Dated back far enough, a charge would fall out of a policy's window."""
+    found = copy.deepcopy(log)
+    index = train(found, "CHARGE", 4)
+    found[index]["at"] = "2026-01-01T23:59:59Z"
+    (problem,) = findings(found)
+    assert problem.leaf == index
+    assert f"says 2026-01-01T23:59:59Z, and the leaf before it {AT}" in problem.problem
+
+
+def test_a_charge_dated_back_counts_in_its_window(log: list[Body]) -> None:
+    terms = {"epsilon": 3.0, "order": best_order(3.0, 0.01), "window_days": 1.0}
+    found = inserted(log, plan(log), policy(**terms))
+    due = {f.leaf for f in findings(found)}
+    for body in found:
+        if body["kind"] == "CHARGE":
+            body["at"] = "2025-01-02T00:00:00Z"
+    refused = {f.leaf for f in findings(found) if "should have been refused" in f.problem}
+    assert due
+    assert refused == due
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"charged": 1e-3},
+        {"charged": 1e3},
+        {"charged": None},
+        {"delta": 0.5},
+        {"amplified": False},
+        {"unit": "record"},
+    ],
+    ids=str,
+)
+def test_an_audit_of_another_charge_is_found(log: list[Body], change: Body) -> None:
+    found = inserted(log, status(log), {"at": AT, **commitment(log)})
+    right = {"at": AT, **result(found)}
+    assert findings([*found, right]) == []
+    said = findings([*found, right | change])
+    assert {f.leaf for f in said} == {len(found)}
+    assert any("an audit held against" in f.problem for f in said)
+
+
+@pytest.mark.parametrize("number", range(1, 7))
+def test_every_release_states_exactly_its_epsilons(log: list[Body], number: int) -> None:
+    """Also those whose figures aren't recomputed."""
+    index = train(log, "RELEASE", number)
+    more, fewer = copy.deepcopy(log), copy.deepcopy(log)
+    more[index]["epsilon"]["mine"] = 0.1
+    del fewer[index]["epsilon"]["client"]
+    for found, name in ((more, "mine"), (fewer, "client")):
+        words = f"states ['{name}'] too many or too few"
+        assert [f.leaf for f in findings(found) if words in f.problem] == [index]
+
+
+IN_LITTLE_MEMORY = """
+import resource, sys
+from tacit.privacy.log.command import run
+resource.setrlimit(resource.RLIMIT_AS, (8 * 2**30, 8 * 2**30))
+sys.exit(run(sys.argv[1:]))
+"""
+
+
+def test_a_plan_too_large_to_add_up_is_a_finding(log: list[Body], tmp_path: Path) -> None:
+    more = {"steps": 10**9, "sampling_rate": 0.5}
+    texts = texts_of(replanned(log, lambda body: body | {"record": body["record"] | more}))
+    with (tmp_path / "bundle").open("wb") as file:
+        bundle.write(file, note_of(texts, ME), texts, [])
+    done = subprocess.run(
+        [sys.executable, "-c", IN_LITTLE_MEMORY, str(tmp_path / "bundle")],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"OPENBLAS_NUM_THREADS": "1"},
+        timeout=120,
+    )
+    assert (done.returncode, "Traceback" in done.stderr) == (1, False), done.stderr
+    assert "malformed: MemoryError" in done.stdout
+    assert "what was charged can't be added up" in done.stdout
 
 
 # Text
@@ -494,7 +636,7 @@ def test_a_pinned_key_must_have_signed(log: list[Body]) -> None:
 
 
 def policy(signer: SignerKey | None = None, **terms: Any) -> Body:
-    made = Policy(population="tiny", **terms)
+    made = Policy(population="tiny", **{"delta": 0.01, **terms})
     return {"at": AT, **signed({"kind": "POLICY", "run": "", "policy": made.to_json()}, signer)}
 
 
@@ -527,9 +669,11 @@ def test_a_policy_with_reviewers_is_theirs_to_change(log: list[Body]) -> None:
 def test_a_run_that_waited_for_nobody_is_found(log: list[Body]) -> None:
     asks = policy(review_epsilon=0.5, reviewers=(str(REVIEWER.verifier),))
     found = inserted(log, plan(log), asks)
-    (problem,) = findings(found)
+    problem, *later = findings(found)
     assert problem.leaf == train(found, "CHARGE", 1)
     assert "asks for a review" in problem.problem
+    # More than may be spent without a yes is wrong with each further charge.
+    assert all("review_epsilon=0.5 of population=tiny" in f.problem for f in later)
     place, run = train(found, "CHARGE", 1), log[plan(log)]
     body = {"kind": "APPROVAL", "run": run["run"], "plan": run["plan"], "verdict": "approved"}
     body |= {"lifts": None, "note": "[/fine]"}
@@ -551,7 +695,7 @@ def test_an_audit_that_refutes_freezes_releases(log: list[Body]) -> None:
     found = inserted(log, status(log), {"at": AT, **commitment(log)})
     assert findings(found) == []
     place = train(found, "CHARGE", 2)
-    refuted = {"at": AT, **result(log), "lower_bound": 9.0, "violated": True}
+    refuted = {"at": AT, **result(found, place), "lower_bound": 9.0, "violated": True}
     said = findings(inserted(found, place, refuted))
     assert len(said) == 8 + 8  # Charges and releases from round 2 on.
     assert all("should have been refused: the audit" in f.problem for f in said)
