@@ -246,7 +246,7 @@ def test_a_server_that_is_lost_within_a_transaction_undoes_it(
 ) -> None:
     server, store = lost
 
-    def killed(_: object) -> None:
+    def killed(*_: object) -> None:
         store.leaves()
         server.kill()
 
