@@ -95,9 +95,9 @@ class Additions:
         self._parsed(leaf["claims"])
         return self._claimed
 
-    def assumed(self, leaf: Mapping[str, Any]) -> list[tuple[ClaimKey, str]]:
-        """What each row of a leaf assumes."""
-        return [(key, assumes) for key, _, _, assumes in self._parsed(leaf["claims"])]
+    def parsed(self, leaf: Mapping[str, Any]) -> list[Row]:
+        """The rows of a leaf; the same object as long as the claims are the same."""
+        return self._parsed(leaf["claims"])
 
     def _parsed(self, claims: list[dict[str, Any]]) -> list[Row]:
         if claims != self._last[0]:
@@ -128,6 +128,7 @@ class Spending:
     _additions: Additions = field(default_factory=Additions)
     _void: set[ClaimKey] = field(default_factory=set)
     _assumes: dict[ClaimKey, tuple[str, ...]] = field(default_factory=dict)
+    _last: list[Row] | None = None
 
     def copy(self) -> Spending:
         """The same past with its own future, to project a charge before making it."""
@@ -141,10 +142,13 @@ class Spending:
 
     def add(self, leaf: Mapping[str, Any]) -> None:
         """Composes one CHARGE leaf."""
-        for key, assumes in self._additions.assumed(leaf):
-            said = self._assumes.get(key, ())
-            if assumes not in said:
-                self._assumes[key] = (*said, assumes)
+        rows = self._additions.parsed(leaf)
+        if rows is not self._last:
+            self._last = rows
+            for key, _, _, assumes in rows:
+                said = self._assumes.get(key, ())
+                if assumes not in said:
+                    self._assumes[key] = (*said, assumes)
         for key, event in self._additions.of(leaf):
             accountant = self._releases.get(key)
             if accountant is None:

@@ -123,11 +123,15 @@ def size(c: Connection) -> int:
 def node(c: Connection, level: int, index: int) -> bytes:
     """A node of the tree; `merkle.Nodes` with the connection filled in."""
     if level == 0:
-        query = sa.select(t.leaves.c.hash).where(t.leaves.c.index == index)
-        return bytes.fromhex(c.execute(query).scalar_one())
-    of = t.nodes.c
-    query = sa.select(of.hash).where(of.level == level, of.index == index)
-    return bytes(c.execute(query).scalar_one())
+        return bytes.fromhex(c.execute(_LEAF, {"place": index}).scalar_one())
+    return bytes(c.execute(_NODE, {"height": level, "place": index}).scalar_one())
+
+
+_PLACE = sa.bindparam("place")
+_LEAF = sa.select(t.leaves.c.hash).where(t.leaves.c.index == _PLACE)
+_NODE = sa.select(t.nodes.c.hash).where(
+    t.nodes.c.level == sa.bindparam("height"), t.nodes.c.index == _PLACE
+)
 
 
 def newest_checkpoint(c: Connection) -> str | None:

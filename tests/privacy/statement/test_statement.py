@@ -324,7 +324,7 @@ def test_approvals_policies_and_audits_name_who_signed() -> None:
     ledger, made = Ledger(), plan()
     ledger.plan(made)
     terms = {"population": "p", "unit": "client", "amplified": True, "epsilon": None,
-             "delta": None, "window_days": None, "order": None, "run_epsilon": 9.0,
+             "delta": 1e-5, "window_days": None, "order": None, "run_epsilon": 9.0,
              "separation_hours": None, "review_epsilon": None,
              "reviewers": [str(reviewer.verifier)]}  # fmt: skip
     policy = ledger.add(
