@@ -127,7 +127,7 @@ def node(c: Connection, level: int, index: int) -> bytes:
     return bytes(c.execute(_NODE, {"height": level, "place": index}).scalar_one())
 
 
-_PLACE = sa.bindparam("place")
+_PLACE: sa.BindParameter[int] = sa.bindparam("place")
 _LEAF = sa.select(t.leaves.c.hash).where(t.leaves.c.index == _PLACE)
 _NODE = sa.select(t.nodes.c.hash).where(
     t.nodes.c.level == sa.bindparam("height"), t.nodes.c.index == _PLACE
