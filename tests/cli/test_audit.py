@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 from tacit.cli import audit
 from tacit.privacy import mechanisms
+from tacit.privacy.audit import canaries
 from tacit.privacy.errors import ConfigError
 from tacit.server.home import Home
 from tacit.server.store import Store
@@ -40,6 +41,8 @@ def test_missing_noise_exits_with_three(tmp_path: Path, monkeypatch: pytest.Monk
     assert not found["violated"]
     assert found["lower_bound"] <= found["charged"]
     monkeypatch.setattr(mechanisms, "noisy_sum", lambda total, *_: total)
+    # Coins that are known, so that the outcome is.
+    monkeypatch.setattr(canaries.os, "urandom", lambda size: bytes(range(size)))
     broken = called(tmp_path, "one-run", "--canaries", "200", "--guesses", "60")
     assert broken.exit_code == audit.VIOLATED == 3
     assert "REFUTED" in broken.stdout
