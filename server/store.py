@@ -33,6 +33,14 @@ from tacit.server.log import Log, Opening
 Row = dict[str, Any]
 Guard = Callable[[Connection, str], None]
 
+# A run's place among runs: its first leaf. Ids and times of one second, or hour, don't tell.
+_BEGUN = (
+    sa.select(sa.func.min(t.leaves.c.index))
+    .where(t.leaves.c.run == t.runs.c.id)
+    .correlate(t.runs)
+    .scalar_subquery()
+)
+
 
 class Store:
     """The database of a home; made and migrated on opening.
@@ -89,7 +97,7 @@ class Store:
         Raises:
             StorageError: there is none, or several.
         """
-        query = sa.select(t.runs).order_by(t.runs.c.created_at.desc(), t.runs.c.id.desc())
+        query = sa.select(t.runs).order_by(_BEGUN.desc(), t.runs.c.id.desc())
         if identifier != "last":
             query = query.where(t.runs.c.id.startswith(identifier, autoescape=True))
         with self.database.reading() as c:
@@ -105,7 +113,7 @@ class Store:
     def runs(self) -> list[Row]:
         """All runs, oldest first."""
         with self.database.reading() as c:
-            rows = c.execute(sa.select(t.runs).order_by(t.runs.c.created_at, t.runs.c.id))
+            rows = c.execute(sa.select(t.runs).order_by(_BEGUN, t.runs.c.id))
             return [_shown(row) for row in rows]
 
     def set_status(self, run: str, status: str, message: str = "") -> None:

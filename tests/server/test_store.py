@@ -197,6 +197,13 @@ def test_run_is_found_by_prefix_and_last(store: Store) -> None:
 
 
 @BOTH
+def test_runs_are_in_the_order_they_began(store: Store) -> None:
+    begun = [new_run(store, name) for name in ("z", "a", "m")]
+    assert [row["id"] for row in store.runs()] == begun
+    assert store.run("last")["id"] == "m"
+
+
+@BOTH
 def test_a_run_is_shown_without_its_key(store: Store) -> None:
     run = new_run(store)
     for row in (store.run(run), store.run("last"), *store.runs()):
