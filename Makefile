@@ -9,7 +9,7 @@ TYPES := build/types/tacit
 FOLDERS := client configs privacy server simulations tasks
 DEMO ?=
 
-.PHONY: demo test test-quick lint format types-tree lock clean help figures
+.PHONY: demo test test-quick lint format types-tree lock clean help figures peers
 
 help:
 	@sed -n '1p' Makefile
@@ -68,6 +68,16 @@ lock: $(VENV)/.dev
 
 figures: $(VENV)/.user
 	$(BIN)/python benchmarks/figures.py
+
+# What benchmarks/engine.py --peers compares with, in environments of their own.
+build/peers/flower/.ready: PEER := --constraint constraints.txt
+build/peers/%/.ready: benchmarks/peers/%.txt constraints.txt
+	@test -x $(@D)/bin/python || $(PYTHON) -m venv $(@D)
+	@echo "installing $* into $(@D) (once)"
+	@$(@D)/bin/python -m pip --disable-pip-version-check install --quiet $(PEER) --requirement $<
+	@touch $@
+
+peers: build/peers/flower/.ready build/peers/pfl/.ready
 
 clean:
 	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

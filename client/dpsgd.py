@@ -65,7 +65,7 @@ class NoisyOptimizer(DPOptimizer):  # type: ignore[misc]  # opacus is untyped
             raise RuntimeError("DP-SGD has no noise source")
         noise = None
         if std > 0 and self.source is not None:
-            noise = torch.from_numpy(self.source.normal(size) * std).float()
+            noise = torch.from_numpy(self.source.normal32(size)) * std
         offset = 0
         # A copy: what isn't noised is divided in place afterwards.
         self.summed = [p.summed_grad.detach().reshape(-1).clone() for p in self.params]

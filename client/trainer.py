@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -38,12 +39,17 @@ class Trainer:
 
     def __init__(self, task: Task, spec: RunSpec, plan: PrivacyPlan) -> None:
         self.task, self.spec, self.plan = task, spec, plan
-        self.model = make_model(task, spec.seed)
-        self.frozen = vector.frozen_digest(self.model)
-        self._parameters = [p for p in self.model.parameters() if p.requires_grad]
-        self._sgd = torch.optim.SGD(self._parameters, lr=spec.local.learning_rate)
-        self._module: GradSampleModule | None = None
         self._checked = False
+        self._begin()
+        self.frozen = vector.frozen_digest(self.model)
+
+    def _begin(self) -> None:
+        """Makes the model, hooked and with its optimizer."""
+        plan, local = self.plan, self.spec.local
+        self.model = make_model(self.task, self.spec.seed)
+        self._parameters = [p for p in self.model.parameters() if p.requires_grad]
+        self._sgd = torch.optim.SGD(self._parameters, lr=local.learning_rate)
+        self._module: GradSampleModule | None = None
         self.model.train()
         self._buffers = {n: b.clone() for n, b in self.model.named_buffers()}
         guard.check_statistics(self.model)
@@ -54,7 +60,7 @@ class Trainer:
                 # The noise that protects records is added to the encoded vector.
                 unit = replace(unit, noise_multiplier=0.0)
             self._noisy = dpsgd.NoisyOptimizer(self._sgd, unit)
-            if spec.local.proximal > 0:
+            if local.proximal > 0:
                 self._noisy.attach_step_hook(lambda _: self._pull())
 
     def train(
@@ -82,20 +88,62 @@ class Trainer:
             # Before anything of the coordinator's or a client's is there to decide how it ends;
             # no records may come without the shape that records have.
             self._check(inputs, targets)
-        vector.write(self.model, parameters)
-        self._start = [p.detach().clone() for p in self._parameters]
-        batches = randomness.source("batch", *labels)
+        rows = self.draws(len(inputs), randomness, *labels)
         # For layers that draw in training, such as dropout.
         torch.default_generator.manual_seed(randomness.number("layers", *labels))
+        noise = None if self._module is None else randomness.source("noise", *labels)
+        return self.steps(parameters, inputs, targets, rows, noise)
+
+    def draws(
+        self, records: int, randomness: Randomness, *labels: str | int
+    ) -> list[NDArray[np.int64]]:
+        """The rows of each step's batch: each record independently (Poisson sampling)."""
+        source, rate = randomness.source("batch", *labels), self.spec.privacy.record.sampling_rate
+        steps = range(local_steps(self.spec))
+        return [np.flatnonzero(source.uniform(records) < rate) for _ in steps]
+
+    def steps(
+        self,
+        parameters: Vector,
+        inputs: Tensor,
+        targets: Tensor,
+        rows: Sequence[NDArray[np.int64]],
+        noise: Source | None,
+    ) -> Vector | NDArray[np.float64]:
+        """`train` with its batches drawn.
+
+        Args:
+            parameters: as in `train`.
+            inputs: as in `train`.
+            targets: as in `train`.
+            rows: of each step's batch.
+            noise: of DP-SGD.
+        """
+        try:
+            return self._steps(parameters, inputs, targets, rows, noise)
+        except Exception:
+            # Opacus keeps what a failed pass left in its layers: the next client would meet it.
+            self._begin()
+            raise
+
+    def _steps(
+        self,
+        parameters: Vector,
+        inputs: Tensor,
+        targets: Tensor,
+        rows: Sequence[NDArray[np.int64]],
+        noise: Source | None,
+    ) -> Vector | NDArray[np.float64]:
+        vector.write(self.model, parameters)
+        self._start = [p.detach().clone() for p in self._parameters]
         if self._module is not None:
-            self._noisy.source = randomness.source("noise", *labels)
+            self._noisy.source = noise
         self.model.train()
-        for _ in range(local_steps(self.spec)):
-            rows = self._draw(batches, len(inputs))
+        for batch in map(torch.from_numpy, rows):
             if self._module is None:
-                self._step(inputs[rows], targets[rows])
+                self._step(inputs[batch], targets[batch])
             else:
-                self._private_step(self._module, inputs[rows], targets[rows])
+                self._private_step(self._module, inputs[batch], targets[batch])
         guard.check_buffers(self.model, self._buffers)
         if self.plan.noised_by_shares():
             return self._summed_step()
@@ -144,11 +192,6 @@ class Trainer:
             z = self.plan.record.noise_multiplier
             sums += z * how.SENSITIVITY * source.normal(3)
         return (sums / how.cap).astype(np.float32)
-
-    def _draw(self, source: Source, records: int) -> Tensor:
-        """Rows of a batch: each record independently (Poisson sampling)."""
-        drawn = source.uniform(records) < self.spec.privacy.record.sampling_rate
-        return torch.from_numpy(np.flatnonzero(drawn))
 
     def _private_step(self, module: GradSampleModule, x: Tensor, y: Tensor) -> None:
         chunks = range(0, max(1, len(x)), self.spec.local.physical_batch)

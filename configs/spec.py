@@ -254,6 +254,9 @@ class RunSpec:
         attempts: how often a round that falls short of clients is attempted, each time with
             another cohort and a new charge, before the run stops.
         threads: torch threads; part of the configuration since sums depend on it.
+        engine: how a simulation trains: "serial" one client at a time through Opacus, "cohort"
+            many in one pass of torch, "fused" in compiled code, "auto" the fastest that can
+            train the model. They agree to rounding; a deployed client has no use for it.
     """
 
     task: str
@@ -270,6 +273,7 @@ class RunSpec:
     minimum_survivors: int | None
     attempts: int
     threads: int
+    engine: str
     secure: SecureSpec
     faults: FaultsSpec
     data: DataSpec
@@ -288,6 +292,7 @@ class RunSpec:
         validate.at_least("rounds", self.rounds, 1)
         validate.at_least("attempts", self.attempts, 1)
         validate.at_least("threads", self.threads, 1)
+        validate.one_of("engine", self.engine, ("auto", "serial", "cohort", "fused"))
         if self.seed is not None and not 0 <= self.seed < 2**53:
             raise ConfigError(f"seed={self.seed} must be in [0, 2^53)")
         if self.delta is not None:

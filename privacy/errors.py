@@ -56,5 +56,9 @@ class ShortfallError(RoundError):
     """A round that fell short of clients; another attempt, newly charged, may succeed."""
 
 
+class EngineError(TacitError):
+    """A simulation's worker that died or failed; the round's charge stands."""
+
+
 class MessageError(TacitError):
     """Bytes that aren't a message of tacit's protocol."""

@@ -73,7 +73,7 @@ class Additions:
         A row that some leaves have and others lack isn't claimed: what the others released
         isn't covered.
         """
-        parsed = self._parsed(leaf["claims"])
+        parsed = self.parsed(leaf)
         present = self._present
         known = present if self._rows is None else self._rows
         found: list[tuple[ClaimKey, events.Event | None]] = [(k, None) for k in known ^ present]
@@ -92,14 +92,12 @@ class Additions:
 
     def claimed(self, leaf: Mapping[str, Any]) -> frozenset[ClaimKey]:
         """The rows that a leaf claims anything in."""
-        self._parsed(leaf["claims"])
+        self.parsed(leaf)
         return self._claimed
 
     def parsed(self, leaf: Mapping[str, Any]) -> list[Row]:
         """The rows of a leaf; the same object as long as the claims are the same."""
-        return self._parsed(leaf["claims"])
-
-    def _parsed(self, claims: list[dict[str, Any]]) -> list[Row]:
+        claims = leaf["claims"]
         if claims != self._last[0]:
             self._last = (claims, [_row(claim) for claim in claims])
             self._present = frozenset(key for key, *_ in self._last[1])

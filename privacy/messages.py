@@ -11,10 +11,13 @@ needs: no counts, losses or timings.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 import struct
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from types import MappingProxyType
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
@@ -28,7 +31,14 @@ _DTYPE = np.dtype("<f4")
 # Bytes an item of an array takes, by the type that its field is declared with.
 _ITEM = {"Vector": _DTYPE.itemsize, "bytes": 1}
 
+# Headers that are kept, parsed and written: how many, and the longest.
+_KEPT, _KEPT_BYTES = 256, 4096
+_PLAIN = (str, int, float, bool)
+
 Vector = NDArray[np.float32]
+Shapes = tuple[tuple[str, int], ...]
+Plain = tuple[tuple[str, type, Any], ...]
+Layout = tuple[tuple[str, str, int], ...]
 M = TypeVar("M", bound="Message")
 
 
@@ -59,21 +69,22 @@ class Message:
             hasher.update(part)
         return hasher.digest()
 
-    def _parts(self) -> list[bytes]:
-        scalars: dict[str, Any] = {}
-        arrays: list[tuple[dict[str, Any], bytes]] = []
-        for field in fields(self):
-            value = getattr(self, field.name)
+    def _parts(self) -> list[bytes | memoryview]:
+        scalars: list[tuple[str, Any]] = []
+        shapes: list[tuple[str, int]] = []
+        arrays: list[bytes | memoryview] = []
+        for name in _types(type(self)):
+            value = getattr(self, name)
             if isinstance(value, np.ndarray):
-                data = np.ascontiguousarray(value, dtype=_DTYPE).tobytes()
-                arrays.append(({"name": field.name, "length": value.size}, data))
+                shapes.append((name, value.size))
+                arrays.append(np.ascontiguousarray(value, dtype=_DTYPE).data)
             elif isinstance(value, bytes):
-                arrays.append(({"name": field.name, "length": len(value)}, value))
+                shapes.append((name, len(value)))
+                arrays.append(value)
             else:
-                scalars[field.name] = value
-        shapes = [shape for shape, _ in arrays]
-        header = _canonical({"kind": self.kind, "fields": scalars, "arrays": shapes})
-        return [_MAGIC, struct.pack("<I", len(header)), header, *(data for _, data in arrays)]
+                scalars.append((name, value))
+        header = _header(self.kind, scalars, tuple(shapes))
+        return [_MAGIC, struct.pack("<I", len(header)), header, *arrays]
 
     @classmethod
     def decode(cls: type[M], data: bytes) -> M:
@@ -84,41 +95,63 @@ class Message:
         Raises:
             MessageError: the bytes aren't exactly one message of this kind.
         """
-        header, body = _split(data)
-        if header.get("kind") != cls.kind:
-            raise MessageError(f"message kind={header.get('kind')!r} where {cls.kind!r} was due")
-        types = {field.name: str(field.type) for field in fields(cls)}
-        order = [name for name, declared in types.items() if declared in _ITEM]
-        if [array["name"] for array in header["arrays"]] != order:
-            raise MessageError(f"message arrays should be {order}, in this order")
-        values = {**header["fields"], **_arrays(header, body, types)}
-        if set(values) != set(types):
-            raise MessageError(f"message fields={sorted(values)} should be {sorted(types)}")
-        for name, value in values.items():
-            if not _fits(value, types[name]):
-                raise MessageError(f"message field {name!r} should be of type {types[name]}")
-        for name, value in values.items():
-            if types[name] == "float":
-                values[name] = float(value)
+        head, body = _split(data)
+        # What is long isn't kept, or peers could fill the memory; nor is what was refused.
+        read = _read if len(head) > _KEPT_BYTES else _read_once
+        kind: Any = cls  # mypy takes a class's hash for its instances'.
+        scalars, layout = read(kind, head)
+        values: dict[str, Any] = {**scalars, **_arrays(layout, body)}
         return cls(**values)
 
 
-def _arrays(
-    header: dict[str, Any], body: bytes, types: dict[str, str]
-) -> dict[str, Vector | bytes]:
-    """The arrays that a header promises, as views of the body, which they fill exactly."""
-    names = [*header["fields"], *(array["name"] for array in header["arrays"])]
-    if len(set(names)) != len(names):
+def _read(cls: type[Message], head: bytes) -> tuple[Mapping[str, Any], Layout]:
+    """A header's fields, and name, type and bytes of each array; nobody may change them."""
+    header = _parsed(head)
+    if header["kind"] != cls.kind:
+        raise MessageError(f"message kind={header['kind']!r} where {cls.kind!r} was due")
+    types, arrays, scalars = _types(cls), header["arrays"], header["fields"]
+    order = [name for name, declared in types.items() if declared in _ITEM]
+    if [array["name"] for array in arrays] != order:
+        raise MessageError(f"message arrays should be {order}, in this order")
+    if not scalars.keys().isdisjoint(order):
         raise MessageError("message has two fields of one name")
+    if scalars.keys() | set(order) != types.keys():
+        found = sorted([*scalars, *order])
+        raise MessageError(f"message fields={found} should be {sorted(types)}")
+    for name, value in scalars.items():
+        if not _fits(value, types[name]):
+            raise MessageError(f"message field {name!r} should be of type {types[name]}")
+    values = {k: float(v) if types[k] == "float" else v for k, v in scalars.items()}
+    layout = tuple((a["name"], types[a["name"]], a["length"]) for a in arrays)
+    return MappingProxyType(values), layout
+
+
+# A cohort's answers have one header.
+_read_once = functools.lru_cache(_KEPT)(_read)
+
+
+_TYPES: dict[type[Message], Mapping[str, str]] = {}
+
+
+def _types(cls: type[Message]) -> Mapping[str, str]:
+    """The type that each field is declared with."""
+    found = _TYPES.get(cls)
+    if found is None:
+        found = {field.name: str(field.type) for field in fields(cls)}
+        _TYPES[cls] = found = MappingProxyType(found)
+    return found
+
+
+def _arrays(layout: Layout, body: bytes) -> dict[str, Vector | bytes]:
+    """The arrays that a header promises, as views of the body, which they fill exactly."""
     found: dict[str, Vector | bytes] = {}
     offset = 0
-    for array in header["arrays"]:
-        declared = types[array["name"]]
-        size = array["length"] * _ITEM[declared]
+    for name, declared, length in layout:
+        size = length * _ITEM[declared]
         if size < 0 or offset + size > len(body):
-            raise MessageError(f"message array={array['name']!r} is cut short")
+            raise MessageError(f"message array={name!r} is cut short")
         part = body[offset : offset + size]
-        found[array["name"]] = np.frombuffer(part, _DTYPE) if declared == "Vector" else part
+        found[name] = np.frombuffer(part, _DTYPE) if declared == "Vector" else part
         offset += size
     if offset != len(body):
         raise MessageError(f"message has {len(body) - offset} bytes too many")
@@ -126,10 +159,6 @@ def _arrays(
 
 
 def _fits(value: object, declared: str) -> bool:
-    if declared == "Vector":
-        return isinstance(value, np.ndarray)
-    if declared == "bytes":
-        return isinstance(value, bytes)
     if declared == "int":
         return isinstance(value, int) and not isinstance(value, bool) and value >= 0
     if declared == "float":
@@ -137,14 +166,20 @@ def _fits(value: object, declared: str) -> bool:
     return isinstance(value, str)
 
 
-def _split(data: bytes) -> tuple[dict[str, Any], bytes]:
+def _split(data: bytes) -> tuple[bytes, bytes]:
+    """Header and arrays."""
     if len(data) < 8 or data[:4] != _MAGIC:
         raise MessageError("not a message of tacit's protocol")
     (length,) = struct.unpack_from("<I", data, 4)
     if len(data) < 8 + length:
         raise MessageError("message header is cut short")
+    return data[8 : 8 + length], data[8 + length :]
+
+
+def _parsed(head: bytes) -> dict[str, Any]:
+    """A header that is canonical, and has the parts of one."""
     try:
-        header = json.loads(data[8 : 8 + length], parse_int=_whole)
+        header = json.loads(head, parse_int=_whole)
     except (ValueError, OverflowError, RecursionError) as error:
         raise MessageError("message header isn't JSON") from error
     if not isinstance(header, dict) or set(header) != {"kind", "fields", "arrays"}:
@@ -159,9 +194,30 @@ def _split(data: bytes) -> tuple[dict[str, Any], bytes]:
     )
     if not isinstance(header["fields"], dict) or not arrays_fit:
         raise MessageError("message header is malformed")
-    if _canonical(header) != data[8 : 8 + length]:
+    if _canonical(header) != head:
         raise MessageError("message header isn't canonical")
-    return header, data[8 + length :]
+    return header
+
+
+def _header(kind: str, scalars: list[tuple[str, Any]], shapes: Shapes) -> bytes:
+    """A header in bytes, looked up if it is short and its values are of plain types."""
+    # What is equal isn't what is written alike: 1 is True, and 0.0 is -0.0.
+    plain = tuple((name, type(v), repr(v) if type(v) is float else v) for name, v in scalars)
+    short = sum(len(v) for _, of, v in plain if of is str) <= _KEPT_BYTES
+    if short and all(of in _PLAIN for _, of, _ in plain):
+        return _header_once(kind, plain, shapes)
+    return _made(kind, dict(scalars), shapes)
+
+
+@functools.lru_cache(_KEPT)
+def _header_once(kind: str, plain: Plain, shapes: Shapes) -> bytes:
+    scalars = {name: float(v) if of is float else v for name, of, v in plain}
+    return _made(kind, scalars, shapes)
+
+
+def _made(kind: str, scalars: dict[str, Any], shapes: Shapes) -> bytes:
+    arrays = [{"name": name, "length": length} for name, length in shapes]
+    return _canonical({"kind": kind, "fields": scalars, "arrays": arrays})
 
 
 def _canonical(header: dict[str, Any]) -> bytes:

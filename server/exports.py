@@ -11,10 +11,10 @@ from sqlalchemy.engine import Connection
 
 from tacit.privacy import validate
 from tacit.privacy.errors import MessageError, StorageError
-from tacit.privacy.log import bundle, proofs
+from tacit.privacy.log import bundle, merkle, proofs
 from tacit.privacy.log.bundle import Bundle
-from tacit.privacy.log.merkle import leaf_hash, verify_inclusion
-from tacit.privacy.log.notes import signed
+from tacit.privacy.log.merkle import leaf_hash, verify_consistency, verify_inclusion
+from tacit.privacy.log.notes import Checkpoint, VerifierKey, open_note, signed
 from tacit.privacy.log.verify import Verifier, parsed
 from tacit.server import log as logs
 from tacit.server import tables as t
@@ -76,6 +76,69 @@ def prove(store: Store, index: int) -> dict[str, Any]:
     if not verify_inclusion(index, newest.size, leaf, proof, newest.root):
         raise _damaged(f"leaf={index} isn't the one that the newest checkpoint signs")
     return made
+
+
+def prove_since(store: Store, kept: str) -> dict[str, Any]:
+    """A proof that the ledger only grew since a checkpoint (`tacit.privacy.log.proofs`).
+
+    Args:
+        store: of the ledger.
+        kept: the older checkpoint, a signed note.
+
+    Raises:
+        MessageError: that isn't a checkpoint, or not one of this ledger.
+        StorageError: the ledger has fewer leaves, or other ones, or is damaged.
+    """
+    with store.database.reading() as c:
+
+        def nodes(level: int, place: int) -> bytes:
+            return logs.node(c, level, place)
+
+        note = _newest(c)
+        try:
+            keys = [VerifierKey.parse(body["key"]) for body in logs.keys(c)]
+            newer = Checkpoint.parse(open_note(note, *keys))
+        except (MessageError, LookupError, TypeError, ValueError, AttributeError) as error:
+            raise _damaged(f"the newest checkpoint can't be checked: {error}") from error
+        older = _kept(kept, keys, newer)
+        try:
+            # Asked first, since what doesn't verify may be the tree's fault or the checkpoint's.
+            found = merkle.root(older.size, nodes)
+            made = proofs.grown(kept, note, nodes)
+        except (sa.exc.InvalidRequestError, LookupError, TypeError, ValueError) as error:
+            raise _damaged(f"growth can't be proved: {error}") from error
+    if found != older.root:
+        raise _damaged(f"the first {older.size} leaves aren't those of the checkpoint")
+    proof = [bytes.fromhex(digest) for digest in made["proof"]]
+    if not verify_consistency(older.size, newer.size, older.root, newer.root, proof):
+        raise _damaged("the tree isn't the one that the newest checkpoint signs")
+    return made
+
+
+def _kept(note: str, keys: list[VerifierKey], newest: Checkpoint) -> Checkpoint:
+    """An older checkpoint of the ledger, opened."""
+    try:
+        found = signed(note)
+    except MessageError as error:
+        raise MessageError(
+            f"that isn't a checkpoint: {error.message}", "tacit ledger checkpoint writes one"
+        ) from error
+    if found.origin != newest.origin:
+        raise MessageError(
+            f"the checkpoint is of the ledger {found.origin}, not {newest.origin}",
+            "give one of this ledger, or the other's --home",
+        )
+    try:
+        open_note(note, *keys)
+    except MessageError as error:
+        raise MessageError(f"the checkpoint isn't this ledger's: {error.message}") from error
+    if found.size > newest.size:
+        raise StorageError(
+            f"the checkpoint is of {found.size} leaves; the newest {found.size - newest.size} of"
+            " them are gone",
+            "restore the ledger from a backup that has them",
+        )
+    return found
 
 
 def difference(old: str, new: str | None, store: Store | None) -> dict[str, Any]:

@@ -70,7 +70,8 @@ def spec_of(run: Row) -> RunSpec:
             "finish it with that version",
         )
     found["budget"] = {"wait": None, **found["budget"]}
-    return RunSpec.from_dict({"population": None, **found})
+    # Runs of before there were others were begun, and go on, with the serial engine.
+    return RunSpec.from_dict({"population": None, "engine": "serial", **found})
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""Runs or resumes a simulation in one process."""
+"""Runs or resumes a simulation on one machine."""
 
 from __future__ import annotations
 
@@ -12,11 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from flwr.app import Message
 
 from tacit.client.app import MakeTrainer, make_app
 from tacit.client.party import LocalParty
-from tacit.configs import build
+from tacit.configs import build, wire
 from tacit.configs.spec import RunSpec
+from tacit.privacy.errors import ConfigError
+from tacit.privacy.messages import TrainRequest
 from tacit.privacy.noise import Randomness
 from tacit.privacy.secagg.directory import LocalDirectory
 from tacit.server import runs
@@ -25,9 +28,11 @@ from tacit.server.home import Home
 from tacit.server.legs import Legs
 from tacit.server.store import Row, Store
 from tacit.simulations import report
+from tacit.simulations.cohort.trainer import CohortTrainer
 from tacit.simulations.faults import FaultyGrid
 from tacit.simulations.grid import InProcessGrid
-from tacit.tasks.task import Task, check, load
+from tacit.simulations.workers import PooledGrid
+from tacit.tasks.task import Task, check, load, plan
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,8 +103,9 @@ def simulate(
     started: Callable[[Row, RunSpec], None] | None = None,
     progress: Callable[[RoundResult], None] | None = None,
     trainer: MakeTrainer | None = None,
+    workers: int | None = None,
 ) -> Result:
-    """Trains a model over simulated clients in this process.
+    """Trains a model over simulated clients on this machine.
 
     Args:
         overrides: settings as on the command line, such as ``["rounds=10", "seed=1"]``.
@@ -108,7 +114,10 @@ def simulate(
         resume: a run to go on with, its id or a prefix or ``"last"``, in place of settings.
         started: called once, with the run's row and configuration.
         progress: called after every released round.
-        trainer: of the clients, as in `tacit.client.app.make_app`.
+        trainer: of the clients, as in `tacit.client.app.make_app`; None trains them
+            together, with the engine that the settings name.
+        workers: processes that clients are trained in, which changes no result. None takes
+            one a core where that pays, 1 stays in this process.
 
     Raises:
         TacitError: one of its children, with a hint of what to do.
@@ -134,7 +143,7 @@ def simulate(
         if started is not None:
             started(run, spec)
         with torch.random.fork_rng(devices=[]), _threads(spec.threads):
-            updates, seconds = _run(run, spec, found, store, place, progress, trainer)
+            updates, seconds = _run(run, spec, found, store, place, progress, (trainer, workers))
         result = summary(store, run["id"], updates / max(seconds, 1e-9), began)
         report.write(store, run["id"], result.claims)
         return result
@@ -149,24 +158,52 @@ def _run(
     store: Store,
     home: Home,
     progress: Callable[[RoundResult], None] | None,
-    trainer: MakeTrainer | None,
+    how: tuple[MakeTrainer | None, int | None],
 ) -> tuple[int, float]:
     """Runs the rounds; returns how many clients answered, and in what time."""
     directory = LocalDirectory()
-    grid = InProcessGrid(
-        make_app(task, LocalParty(directory), trainer),
-        spec.clients,
-        {"spec": json.dumps(spec.to_dict())},
-    )
     updates, seconds = 0, 0.0
-    legs = _legs(grid, spec)
-    with runs.coordinator(run, task, store, home, legs, directory) as coordinator:
-        for result in coordinator.rounds():
-            updates += result.asked
-            seconds += result.seconds
-            if progress is not None:
-                progress(result)
+    with contextlib.closing(_grid(task, spec, directory, *how)) as grid:
+        legs = _legs(grid, spec)
+        with runs.coordinator(run, task, store, home, legs, directory) as coordinator:
+            for result in coordinator.rounds():
+                updates += result.asked
+                seconds += result.seconds
+                if progress is not None:
+                    progress(result)
     return updates, seconds
+
+
+def _grid(
+    task: Task,
+    spec: RunSpec,
+    directory: LocalDirectory,
+    trainer: MakeTrainer | None,
+    workers: int | None,
+) -> PooledGrid:
+    """The clients, trained together and in several processes where that is possible."""
+    settled = plan(task, spec)
+    # A session of secure aggregation is kept where it began.
+    alone = settled.aggregation == "secure" or spec.threads > 1 or spec.faults.active
+    if alone and workers is not None and workers > 1:
+        raise ConfigError(
+            f"workers={workers} needs clients that keep nothing between messages, and threads=1",
+            "leave workers out with the full protocol of secure aggregation and with faults",
+        )
+    ahead = None
+    if trainer is None:
+        together = CohortTrainer(task, spec, settled)
+
+        def trainer(task: Task, spec: RunSpec) -> CohortTrainer:
+            return together
+
+        def ahead(messages: Sequence[Message], clients: Sequence[int]) -> None:
+            asked = wire.unpack(TrainRequest, messages[0])
+            together.expect(asked, clients)
+
+    app = make_app(task, LocalParty(directory), trainer)
+    config = {"spec": json.dumps(spec.to_dict())}
+    return PooledGrid(app, spec.clients, config, ahead=ahead, workers=1 if alone else workers)
 
 
 def _legs(grid: InProcessGrid, spec: RunSpec) -> Legs:

@@ -1,15 +1,18 @@
-"""A Flower `Grid` in one process: clients are called directly, one at a time.
+"""A Flower `Grid` in one process: clients are called directly.
 
 No Ray, no serialisation, no threads. A client is called when its reply is pulled, so a
-coordinator that adds up replies as they come never holds more than one. What flwr 1.41
-keeps private and this needs is all in this module: message ids, `Run`, `TaskIdentity`.
+coordinator that adds up replies as they come never holds more than one. Clients that are to
+train may be prepared for in groups (`Ahead`), and groups may be called in worker processes
+(`tacit.simulations.workers`). What flwr 1.41 keeps private and this needs is all in this
+module: message ids, `Run`, `TaskIdentity`.
 """
 
 from __future__ import annotations
 
 import itertools
+import math
 import traceback
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from flwr.app import Context, Error, Message, RecordDict
@@ -22,6 +25,11 @@ from flwr.supercore.task_identity import TaskIdentity
 from tacit.privacy.errors import MessageError, RoundError, TacitError
 
 _FIRST_NODE = 1000
+# Clients that are prepared for together: enough to share a pass, few enough for several
+# workers and for the cache. Measured.
+_TOGETHER = 16
+
+Ahead = Callable[[Sequence[Message], Sequence[int]], None]
 
 
 class InProcessGrid(Grid):
@@ -35,10 +43,21 @@ class InProcessGrid(Grid):
         app: the clients'.
         clients: how many; contexts are made when a client is first called.
         run_config: what the clients find in their context.
+        ahead: is shown messages of type ``train``, and the numbers of their clients, before
+            these are called.
     """
 
-    def __init__(self, app: ClientApp, clients: int, run_config: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        app: ClientApp,
+        clients: int,
+        run_config: Mapping[str, Any],
+        ahead: Ahead | None = None,
+    ) -> None:
         self._app, self._clients, self._config = app, clients, dict(run_config)
+        self._ahead = ahead
+        # Each waiting client's group, which is empty once it is prepared for.
+        self._groups: dict[str, list[str]] = {}
         self._run = Run.create_empty(1)
         # Message() refuses to be made outside a Flower process unless these are set.
         TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = 1, SUPERLINK_NODE_ID, 1
@@ -89,9 +108,28 @@ class InProcessGrid(Grid):
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
         """Yields replies one by one, calling each client as its turn comes."""
         for identifier in message_ids:
-            message = self._pending.pop(identifier, None)
-            if message is not None:
-                yield self._call(message)
+            if identifier in self._pending:
+                self._prepare(identifier)
+                yield self._call(self._pending.pop(identifier))
+
+    def _prepare(self, identifier: str) -> None:
+        """Prepares for a client that is about to train, and for the others of its group."""
+        if self._ahead is None or self._pending[identifier].metadata.message_type != "train":
+            return
+        if identifier not in self._groups:
+            waiting = [i for i, m in self._pending.items() if m.metadata.message_type == "train"]
+            for group in groups([i for i in waiting if i not in self._groups]):
+                self._groups.update(dict.fromkeys(group, group))
+        group = self._groups.pop(identifier)
+        if group:
+            self.prepare([self._pending[i] for i in group if i in self._pending])
+            group.clear()
+
+    def prepare(self, messages: Sequence[Message]) -> None:
+        """Shows messages of type ``train`` to ``ahead``."""
+        messages = [m for m in messages if m.metadata.message_type == "train"]
+        if self._ahead is not None and messages:
+            self._ahead(messages, [m.metadata.dst_node_id - _FIRST_NODE for m in messages])
 
     def send_and_receive(
         self, messages: Iterable[Message], *, timeout: float | None = None
@@ -100,6 +138,7 @@ class InProcessGrid(Grid):
         return list(self.pull_messages(self.push_messages(messages)))
 
     def _call(self, message: Message) -> Message:
+        """One client's reply."""
         node = message.metadata.dst_node_id
         context = Context(
             run_id=1,
@@ -128,3 +167,19 @@ class InProcessGrid(Grid):
         if len(context.state) > 0:
             self._states[node] = context.state
         return reply
+
+
+def groups(items: Sequence[str]) -> Iterator[list[str]]:
+    """Splits a cohort into groups of nearly one size, an even number of them if several.
+
+    Depends on their number only: who trains together, and so how sums round, is the same
+    whatever the number of workers.
+    """
+    count = math.ceil(len(items) / _TOGETHER)
+    if count > 1:
+        count += count % 2
+    start = 0
+    for k in range(count):
+        end = (k + 1) * len(items) // count
+        yield list(items[start:end])
+        start = end

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+import torch
+from opacus.layers import DPLSTM
 from torch import Tensor, nn
 
 from tacit.privacy.errors import ConfigError
@@ -60,6 +62,92 @@ def tanh_cnn(classes: int = 10) -> nn.Module:
         nn.Tanh(),
         nn.Linear(32, classes),
     )
+
+
+def mlp(inputs: int, hidden: int, classes: int) -> nn.Module:
+    """One hidden layer of tanh, and a linear layer from zero."""
+    return nn.Sequential(nn.Linear(inputs, hidden), nn.Tanh(), linear(hidden, classes))
+
+
+class OneHot(nn.Module):
+    """Codes of shape [B, T] as indicators of shape [B, symbols, T]."""
+
+    def __init__(self, symbols: int) -> None:
+        super().__init__()
+        self.symbols = symbols
+
+    def forward(self, codes: Tensor) -> Tensor:
+        """Indicators of the codes."""
+        return (codes[:, None, :] == torch.arange(self.symbols)[:, None]).float()
+
+
+class Causal(nn.Module):
+    """A convolution over [B, channels, T] whose output at t sees inputs up to t, no later.
+
+    Returns features last: [B, T, outputs].
+    """
+
+    def __init__(self, channels: int, outputs: int, reach: int) -> None:
+        super().__init__()
+        self.convolution = nn.Conv1d(channels, outputs, reach, padding=reach - 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The convolution, without what it gives past the last input."""
+        result: Tensor = self.convolution(x)
+        return result[:, :, : x.shape[2]].transpose(1, 2)
+
+
+class Embedded(nn.Module):
+    """Codes of shape [B, T] as learnt vectors, [B, size, T]."""
+
+    def __init__(self, symbols: int, size: int) -> None:
+        super().__init__()
+        self.table = nn.Embedding(symbols, size)
+
+    def forward(self, codes: Tensor) -> Tensor:
+        """The codes' vectors."""
+        result: Tensor = self.table(codes)
+        return result.transpose(1, 2)
+
+
+class Recurrent(nn.Module):
+    """Opacus's LSTM over [B, channels, T]; its outputs, [B, T, outputs]."""
+
+    def __init__(self, channels: int, outputs: int) -> None:
+        super().__init__()
+        self.lstm = DPLSTM(channels, outputs, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The state after each input."""
+        states: Tensor = self.lstm(x.transpose(1, 2))[0]
+        return states
+
+
+def window(symbols: int, reach: int = 4) -> nn.Module:
+    """A softmax on the last ``reach`` symbols, from zero; takes codes, [B, T]."""
+    model = Causal(symbols, symbols, reach)
+    return nn.Sequential(OneHot(symbols), zeroed(model, model.convolution))
+
+
+def causal_cnn(symbols: int, size: int = 16, hidden: int = 64, reach: int = 6) -> nn.Module:
+    """Learnt vectors, one convolution over the last ``reach``, tanh, a layer from zero."""
+    head = nn.Linear(hidden, symbols)
+    return nn.Sequential(
+        Embedded(symbols, size), Causal(size, hidden, reach), nn.Tanh(), zeroed(head, head)
+    )
+
+
+def lstm(symbols: int, size: int = 16, hidden: int = 64) -> nn.Module:
+    """Learnt vectors, one LSTM, and a linear layer from zero."""
+    head = nn.Linear(hidden, symbols)
+    return nn.Sequential(Embedded(symbols, size), Recurrent(size, hidden), zeroed(head, head))
+
+
+def zeroed(model: nn.Module, layer: nn.Linear | nn.Conv1d) -> nn.Module:
+    """The model, with a layer of it set to zero."""
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)
+    return model
 
 
 Choice = tuple[Callable[[], nn.Module], Callable[[Tensor], Tensor]]

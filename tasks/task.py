@@ -23,8 +23,10 @@ from tacit.privacy.plan import PrivacyPlan
 Records: TypeAlias = "tuple[Any, Any]"
 
 BUILT_IN = {
+    "census": "tacit.tasks.census:census",
     "digits": "tacit.tasks.digits:digits",
     "fashion_mnist": "tacit.tasks.fashion:fashion_mnist",
+    "kjv": "tacit.tasks.kjv:kjv",
 }
 
 

@@ -18,6 +18,7 @@ SUPPORT = str(Path(__file__).parent / "support")
 sys.path.insert(0, SUPPORT)
 os.environ["PYTHONPATH"] = os.pathsep.join([SUPPORT, os.environ.get("PYTHONPATH", "")]).rstrip(":")
 
+import tampering  # noqa: E402
 from postgres import Postgres  # noqa: E402
 from tiny import TINY, TINY_SECURE, make_tiny  # noqa: E402
 
@@ -41,6 +42,14 @@ def overrides() -> list[str]:
 def secure() -> list[str]:
     """Settings of a tiny federation with secure aggregation."""
     return list(TINY_SECURE)
+
+
+@pytest.fixture(scope="module")
+def remembered() -> Iterator[None]:
+    """Accountants that answer from memory."""
+    with pytest.MonkeyPatch.context() as patch:
+        tampering.remember(patch)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -17,6 +17,7 @@ SAYS = {
     "broken.tacit": "exit status 1",
     "budget.wait=0": "exit status 2",
     "prove 1": "the proof holds",
+    "prove --since": "the proof holds",
     "--resume last": "all holds",
     "audit one-run": "not refuted",
     "diff ledger.tacit": "leaves were appended",

@@ -16,6 +16,7 @@ from pathlib import Path
 from tacit.privacy.errors import StorageError, TacitError
 from tacit.privacy.log import proofs
 from tacit.privacy.log.bundle import Bundle
+from tacit.privacy.log.notes import Checkpoint
 from tacit.privacy.log.verify import Report, Verifier
 
 _EVERY = 20_000
@@ -40,6 +41,11 @@ def run(arguments: Sequence[str]) -> int:
             leaf = proofs.check(path, asked.key)
             said = _plain(f"{path}: the proof holds, of {json.dumps(leaf)}")
             print(json.dumps({"holds": True, "leaf": leaf}) if asked.json else said)
+            return 0
+        if proofs.is_growth(path):
+            if asked.artifacts:
+                raise StorageError("--artifacts is for bundles, not for a proof")
+            print(_grown(path, *proofs.check_growth(path, asked.key, kept), asked.json))
             return 0
         artifacts = Path(asked.artifacts) if asked.artifacts else None
         report = verify(path, kept, asked.key, artifacts)
@@ -101,6 +107,17 @@ def described(report: Report) -> str:
     return "\n".join(map(_plain, lines))
 
 
+def _grown(path: Path, older: Checkpoint, newer: Checkpoint, as_json: bool) -> str:
+    """What a proof of growth shows."""
+    if as_json:
+        found = {"holds": True, "origin": newer.origin}
+        for name, one in (("since", older), ("now", newer)):
+            found[name] = {"size": one.size, "root": one.root.hex()}
+        return json.dumps(found)
+    began = f"the first {older.size} are those under the root {older.root.hex()}"
+    return _plain(f"{path}: the proof holds: of {newer.origin}'s {newer.size} leaves {began}")
+
+
 def _plain(line: str) -> str:
     """The line without what would move a terminal's cursor: leaves hold what others wrote."""
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
@@ -158,7 +175,8 @@ def _parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="FILE",
-        help="a checkpoint you kept: the ledger must still begin with what it signs",
+        help="a checkpoint you kept: the ledger must still begin with what it signs; with a"
+        " proof from prove --since, the one it is since",
     )
     parser.add_argument(
         "--key",

@@ -1,11 +1,11 @@
 """The file that holds a log's signing key.
 
 Guarantees: a key is only written where nothing was, is the owner's only from the start, and
-is on disk whole before it is used; two processes that make one at once use the same. A file
-that others may read, or that another user owns, isn't used.
+is on disk whole before it is used; of two processes that make one at once, one is refused. A
+file that others may read, or that another user owns, isn't used.
 
 It doesn't encrypt the file; who reads it signs as the log. Nor is anyone kept from deleting
-it, after which `load_or_create` makes another key, which nobody trusts.
+it, after which the log can't be signed any more.
 """
 
 from __future__ import annotations
@@ -69,29 +69,6 @@ def create(path: Path, name: str) -> SignerKey:
         except FileExistsError as error:
             hint = "an existing key is never overwritten; choose another path"
             raise StorageError(f"the key file {path} exists", hint) from error
-    return key
-
-
-def load_or_create(path: Path, name: str) -> SignerKey:
-    """The key in a file, made if there is none; the same in all processes that ask at once.
-
-    Raises:
-        ConfigError: as of `load` and `create`, or the file's key has another name.
-        StorageError: as of `load` and `create`.
-    """
-    if not os.path.lexists(path):
-        made = _generate(name)
-        with (
-            _explained(f"the key file {path} can't be written", "is the folder there?"),
-            contextlib.suppress(FileExistsError),
-        ):
-            _write(path, made)
-    key = load(path)
-    if key.name != name:
-        raise ConfigError(
-            f"name={name!r} must be {key.name!r}, of the key in {path}",
-            "use that name, or another key file",
-        )
     return key
 
 

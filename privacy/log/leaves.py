@@ -27,9 +27,6 @@ import rfc8785
 
 from tacit.privacy.claims import Claim
 
-Kind = Literal[
-    "KEY", "PLAN", "STATUS", "CHARGE", "RELEASE", "ABANDON", "POLICY", "APPROVAL", "AUDIT"
-]
 Purpose = Literal["train", "evaluate"]
 Body = dict[str, Any]
 

@@ -278,8 +278,8 @@ def parsed(text: str) -> dict[str, Any]:
     Raises:
         MessageError: the text isn't a JSON object in canonical form (RFC 8785).
     """
-    suspect = not text.isascii() or any(mark in text for mark in _MARKS)
-    doubtful = suspect and (not text.isascii() or bool(_DOUBTFUL.search(text)))
+    marked = any(mark in text for mark in _MARKS)
+    doubtful = not text.isascii() or (marked and bool(_DOUBTFUL.search(text)))
     try:
         body = _DECODER.decode(text)
     except (ValueError, OverflowError, RecursionError) as error:

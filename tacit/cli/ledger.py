@@ -126,16 +126,32 @@ def checkpoint(
 
 @app.command()
 def prove(
-    leaf: Annotated[int, typer.Argument(help="The leaf's number, as in tacit ledger show.")],
+    leaf: Annotated[
+        int | None, typer.Argument(help="The leaf's number, as in tacit ledger show.")
+    ] = None,
+    since: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="A checkpoint: prove that the ledger only grew since."),
+    ] = None,
     to: To = None,
     home: HomeOption = None,
 ) -> None:
-    """Prove that one leaf is in the ledger, without showing the others (JSON)."""
+    """Prove that one leaf is in the ledger, or that it only grew, without showing leaves (JSON)."""
     import json
 
-    from tacit.server.exports import prove as proved
+    from tacit.privacy.errors import ConfigError
+    from tacit.server import exports
 
-    text = json.dumps(proved(open_store(home), leaf))
+    if leaf is not None and since is None:
+        made = exports.prove(open_store(home), leaf)
+    elif leaf is None and since is not None:
+        made = exports.prove_since(open_store(home), _text(since))
+    else:
+        raise ConfigError(
+            f"leaf={leaf} and since={since}: prove takes one of them",
+            "a leaf's number, or --since and a checkpoint's file",
+        )
+    text = json.dumps(made)
     if to is None:
         print(text)
     else:

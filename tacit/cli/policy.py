@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from tacit.cli.common import HomeOption, JsonOption, open_or_make_store, open_store, print_json
+
+if TYPE_CHECKING:
+    from tacit.privacy.policy import Policy
 
 KeyFile = Annotated[
     str | None, typer.Option("--key", metavar="FILE", help="The reviewer's key file.")
@@ -51,7 +54,6 @@ def policy(
     """Set what may be spent on a population; without options, show what is in force."""
     from tacit.privacy.errors import ConfigError
     from tacit.privacy.policy import Policy, best_order
-    from tacit.server.governance import Governance
 
     caps = (epsilon, delta, window_days, run_epsilon, separation_hours, review_epsilon, reviewer)
     if all(value is None for value in caps):
@@ -60,8 +62,7 @@ def policy(
                 f"population={population}: there is no cap to set",
                 "leave all options out to see the policy in force",
             )
-        found = Governance(open_store(home)).policy(population)
-        print_json(found.to_json() if found else None)
+        _show(population, home)
         return
     order = best_order(epsilon, delta) if epsilon is not None and delta is not None else None
     made = Policy(
@@ -77,12 +78,27 @@ def policy(
         review_epsilon=review_epsilon,
         reviewers=tuple(reviewer or ()),
     )
+    _set(made, key, as_json, home)
+
+
+def _show(population: str, home: str | None) -> None:
+    """Prints the policy in force."""
+    from tacit.server.governance import Governance
+
+    found = Governance(open_store(home)).policy(population)
+    print_json(found.to_json() if found else None)
+
+
+def _set(made: Policy, key: str | None, as_json: bool, home: str | None) -> None:
+    """Puts a policy in force, signed with a reviewer's key if there is one."""
+    from tacit.server.governance import Governance
+
     signer = _signer(key)
     leaf = Governance(open_or_make_store(home)).adopt(made, signer)
     if as_json:
         print_json({"leaf": leaf, "policy": made.to_json()})
     else:
-        print(f"leaf {leaf}: the policy of population={population} is in force")
+        print(f"leaf {leaf}: the policy of population={made.population} is in force")
 
 
 def approve(

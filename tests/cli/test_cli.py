@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -26,14 +27,21 @@ KEYS = {
 }
 
 
-def tacit(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+def tacit(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-c", "from tacit.cli import main; main()", *arguments],
         capture_output=True,
         text=True,
         timeout=300,
-        cwd=cwd,
     )
+
+
+def here(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> int:
+    """The exit status of a command run in this process, which has all of it imported."""
+    monkeypatch.setattr(sys, "argv", ["tacit", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    return int(ended.value.code or 0)
 
 
 @pytest.fixture(scope="module")
@@ -97,9 +105,10 @@ def test_a_finished_run_has_nothing_to_resume(place: tuple[Path, dict[str, objec
     assert "nothing to resume" in done.stderr
 
 
-def test_a_corrupted_artifact_is_an_error(tmp_path: Path) -> None:
-    home = ["--home", str(tmp_path / "home")]
-    assert tacit("simulate", *FAST, *home).returncode == 0
+def test_a_corrupted_artifact_is_an_error(
+    place: tuple[Path, dict[str, object]], tmp_path: Path
+) -> None:
+    home = ["--home", str(shutil.copytree(place[0], tmp_path / "home"))]
     artifact = next((tmp_path / "home" / "artifacts").rglob("*.safetensors"))
     data = bytearray(artifact.read_bytes())
     data[-1] ^= 1
@@ -155,12 +164,9 @@ def test_a_mistake_is_one_line_that_names_it(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    command = ["tacit", "simulate", *arguments, "--home", str(tmp_path / "home")]
-    monkeypatch.setattr(sys, "argv", command)
-    with pytest.raises(SystemExit) as ended:
-        main()
+    command = ["simulate", *arguments, "--home", str(tmp_path / "home")]
+    assert here(command, monkeypatch) == 2
     said = capsys.readouterr().err
-    assert ended.value.code == 2
     assert "Traceback" not in said
     assert len([line for line in said.splitlines() if line.startswith("tacit: ")]) == 1
     for word in words:
@@ -173,14 +179,19 @@ def test_a_mistake_in_a_process_of_its_own(tmp_path: Path) -> None:
     assert done.stderr.startswith("tacit: cohort=0 must be in")
 
 
-def test_looking_makes_no_home(tmp_path: Path) -> None:
+def test_looking_makes_no_home(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     for command in (["models", "list"], ["ledger", "show"], ["runs", "list"]):
-        done = tacit(*command, "--home", str(tmp_path / "home"))
-        assert done.returncode == 2
-        assert "no tacit database" in done.stderr
+        assert here([*command, "--home", str(tmp_path / "home")], monkeypatch) == 2
+        assert "no tacit database" in capsys.readouterr().err
     assert not (tmp_path / "home").exists()
 
 
-def test_state_goes_to_dot_tacit_by_default(tmp_path: Path) -> None:
-    assert tacit("simulate", *FAST, "rounds=1", cwd=tmp_path).returncode == 0
+def test_state_goes_to_dot_tacit_by_default(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("TACIT_HOME", raising=False)
+    monkeypatch.chdir(tmp_path)
+    assert here(["simulate", *FAST, "rounds=1"], monkeypatch) == 0
     assert (tmp_path / ".tacit" / "tacit.db").is_file()

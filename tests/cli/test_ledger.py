@@ -197,6 +197,33 @@ def test_a_leaf_is_proved(ledger: Any, tmp_path: Path, capsys: pytest.CaptureFix
     assert "leaf=3000 isn't in the ledger" in said.err
 
 
+def test_growth_is_proved(
+    ledger: Any, home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    key = ledger("checkpoint", "--key").out.strip()
+    kept, path = tmp_path / "kept", tmp_path / "growth.json"
+    assert ledger("checkpoint", "--to", kept).status == 0
+    store = Store(Home(home))
+    store.set_status(store.run("last")["id"], "finished")
+    store.close()
+    assert ledger("prove", "--since", kept, "--to", path).status == 0
+    assert json.loads(path.read_text()) == json.loads(ledger("prove", "--since", kept).out)
+    assert ledger("prove", "--since", kept, "--to", path).status == 2
+    capsys.readouterr()
+    assert command.run([str(path), "--key", key, "--checkpoint", str(kept), "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said["since"]["size"] + 1 == said["now"]["size"]
+    for arguments in ((), (3, "--since", kept)):
+        said = ledger("prove", *arguments)
+        assert (said.status, "prove takes one of them" in said.err) == (2, True)
+    for data in (b"", b"x", b"\xff"):
+        kept.write_bytes(data)
+        said = ledger("prove", "--since", kept)
+        assert (said.status, "isn't a checkpoint" in said.err) == (2, True)
+    said = ledger("prove", "--since", tmp_path / "nowhere")
+    assert (said.status, "can't be read" in said.err) == (2, True)
+
+
 @pytest.mark.parametrize("artifacts", ["none", "newest", "all"])
 def test_a_bundle_is_exported_and_holds(ledger: Any, tmp_path: Path, artifacts: str) -> None:
     path = tmp_path / "ledger.bundle"

@@ -13,29 +13,18 @@ from typing import Any
 
 import governing
 import pytest
+from governing import PLAN
 
 from tacit.cli import main
 from tacit.privacy.errors import BudgetError
 from tacit.privacy.log import keyfile
 from tacit.privacy.log.notes import VerifierKey
-from tacit.privacy.plan import ClientUnit, PrivacyPlan
 from tacit.privacy.policy import Policy, best_order
 from tacit.server.check import verify
 from tacit.server.governance import Governance
 from tacit.server.home import Home
 from tacit.server.store import Store
 
-PLAN = PrivacyPlan(
-    population=100,
-    sampling_rate=0.2,
-    rounds=10,
-    client=ClientUnit(1.0, 1.2),
-    record=None,
-    client_delta=1e-5,
-    record_delta=1e-5,
-    minimum_survivors=5,
-    noise_source="os-csprng",
-)
 CAP = ["--epsilon", "3", "--delta", "1e-5"]
 
 

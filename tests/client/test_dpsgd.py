@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from tacit.client import dpsgd
 from tacit.client.trainer import Trainer
 from tacit.privacy.mechanisms import MARGIN
-from tacit.privacy.noise import Floats, Randomness, SimulationSource
+from tacit.privacy.noise import Floats, Randomness, SimulationSource, Singles
 from tacit.privacy.plan import RecordUnit
 from tacit.tasks import vector
 
@@ -99,9 +99,9 @@ class Recorded:
     def uniform(self, size: int) -> Floats:
         return self.inner.uniform(size)
 
-    def normal(self, size: int) -> Floats:
+    def normal32(self, size: int) -> Singles:
         self.sizes.append(size)
-        return self.inner.normal(size)
+        return self.inner.normal32(size)
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -204,7 +204,7 @@ def test_noise_is_one_draw_for_all_tensors_of_the_right_size() -> None:
     dpsgd.empty_batch(module)
     optimizer.step()
     assert source.sizes == [len(before)]
-    want = -SimulationSource(0, "recorded").normal(len(before)) * 2.0 * 0.5 / 4.0
+    want = -SimulationSource(0, "recorded").normal32(len(before)) * 2.0 * 0.5 / 4.0
     np.testing.assert_allclose(vector.read(model) - before, want, atol=1e-6)
 
 
@@ -246,7 +246,7 @@ def test_an_empty_batch_is_pure_noise_of_the_clients_stream(trainer: Make) -> No
     got = made.train(
         parameters, torch.zeros(0, 5), torch.zeros(0).long(), Randomness(7), "train", 2, 3
     )
-    drawn = Randomness(7).source("noise", "train", 2, 3).normal(18)
+    drawn = Randomness(7).source("noise", "train", 2, 3).normal32(18)
     np.testing.assert_allclose(got, -0.5 * drawn * 2.0 * 0.5 / 4.0, atol=1e-6)
 
 
@@ -255,7 +255,8 @@ def test_noise_is_fresh_in_every_step(trainer: Make) -> None:
     got = made.train(
         vector.read(made.model), torch.zeros(0, 5), torch.zeros(0).long(), Randomness(7), "x"
     )
-    drawn = Randomness(7).source("noise", "x").normal(3 * 18).reshape(3, 18)
+    source = Randomness(7).source("noise", "x")
+    drawn = np.stack([source.normal32(18) for _ in range(3)])
     np.testing.assert_allclose(got, -0.5 * drawn.sum(0) * 2.0 * 0.5 / 4.0, atol=1e-6)
 
 
@@ -294,8 +295,8 @@ def test_the_denominator_is_the_plans_whatever_the_client_has(trainer: Make) -> 
 @pytest.mark.parametrize("rate", [0.1, 0.5])
 def test_batches_are_poisson(trainer: Make, rate: float) -> None:
     made = trainer(lambda: nn.Linear(5, 3), f"privacy.record.sampling_rate={rate}")
-    source, records, draws = SimulationSource(0, "draws"), 12, 4000
-    rows = [made._draw(source, records).numpy() for _ in range(draws)]
+    records, draws = 12, 4000
+    rows = [made.draws(records, Randomness(0), "draws", k)[0] for k in range(draws)]
     counted = np.bincount([len(r) for r in rows], minlength=records + 1)
     expected = draws * scipy.stats.binom.pmf(np.arange(records + 1), records, rate)
     # Sizes too rare for a chi-square are put together.
@@ -311,9 +312,8 @@ def test_batches_are_poisson(trainer: Make, rate: float) -> None:
 
 def test_a_rate_of_one_takes_every_record_and_no_records_give_none(trainer: Make) -> None:
     made = trainer(lambda: nn.Linear(5, 3))
-    source = SimulationSource(0, "draws")
-    assert made._draw(source, 30).tolist() == list(range(30))
-    assert made._draw(source, 0).tolist() == []
+    assert [rows.tolist() for rows in made.draws(30, Randomness(0), "x")] == [list(range(30))]
+    assert [rows.tolist() for rows in made.draws(0, Randomness(0), "x")] == [[]]
 
 
 def test_a_sampled_step_uses_the_rows_that_were_drawn(trainer: Make) -> None:

@@ -8,9 +8,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import together
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from together import MODELS, records
 from torch import Tensor, nn
 
 from tacit.client import update
@@ -327,3 +329,16 @@ def test_training_after_counting_is_as_if_nothing_was_counted(trainer: Make) -> 
 def test_counting_without_a_federated_evaluation_is_an_error(trainer: Make) -> None:
     with pytest.raises(RuntimeError, match="federated evaluation"):
         counts(trainer(model, *PLAIN), X, Y)
+
+
+@pytest.mark.parametrize("overrides", [[], ["privacy/record=none"]])
+def test_a_client_whose_pass_fails_leaves_nothing_to_the_next(overrides: list[str]) -> None:
+    make, shape, letters = MODELS["conv2d"]
+    made, fresh = together.trainer(make, *overrides), together.trainer(make, *overrides)
+    x, y = records(shape, letters, 6, 1)
+    start = vector.read(fresh.model)
+    for wrong in (y + 7, y[:3]):
+        with pytest.raises((IndexError, ValueError, RuntimeError)):
+            made.train(start, x, wrong, Randomness(0), "x")
+        got = made.train(start, x, y, Randomness(0), "x")
+        np.testing.assert_array_equal(got, fresh.train(start, x, y, Randomness(0), "x"))

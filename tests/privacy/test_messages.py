@@ -14,6 +14,7 @@ import rfc8785
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from tacit.privacy import messages
 from tacit.privacy.errors import MessageError
 from tacit.privacy.messages import (
     EncodedReply,
@@ -483,3 +484,100 @@ def test_spliced_bytes_are_a_message_or_a_message_error(message: Message) -> Non
             continue
         assert type(decoded) is type(message)
         assert decoded.encode() == spliced
+
+
+# Headers that are kept
+
+
+def test_what_is_equal_but_written_otherwise_is_not_mistaken() -> None:
+    """1, True and 1.0 are equal and have one hash, as have 0.0 and -0.0; in any order."""
+    orders: list[list[Any]] = [[1, True, 1.0], [True, 1.0, 1], [1.0, 1, True], [0, False, -0.0]]
+    for values in [*orders, [-0.0, 0.0, 0, False], [False, 0, 0.0, -0.0]]:
+        for value in values * 2:
+            request = TrainRequest("once", 1, 0, "p", "f", value, 0, b"", REQUEST.parameters)
+            expected = {"true": b'"clip":true', "false": b'"clip":false'}.get(
+                json.dumps(value), b'"clip":%d' % int(value)
+            )
+            assert expected in request.encode(), value
+            if isinstance(value, bool):
+                with pytest.raises(MessageError):
+                    TrainRequest.decode(request.encode())
+                continue
+            found = TrainRequest.decode(request.encode()).clip
+            assert (type(found), found, math.copysign(1, found)) == (float, value, 1.0)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, 2**53, None, [1], {"a": []}, "\ud800"])
+def test_what_is_refused_is_refused_again(value: Any) -> None:
+    for _ in range(3):
+        for name in ("run", "round", "clip"):
+            changed = {f.name: getattr(REQUEST, f.name) for f in fields(REQUEST)} | {name: value}
+            try:
+                data = TrainRequest(**changed).encode()
+            except MessageError:
+                continue
+            with pytest.raises(MessageError):
+                TrainRequest.decode(data)
+
+
+class Whole(int):
+    """A class that whoever wrote it may have given any equality."""
+
+
+def test_a_value_of_another_class_is_not_looked_up() -> None:
+    for value in (Whole(7), 7, np.float64(7), 7.0, Whole(7)):
+        request = TrainRequest("other", 1, 0, "p", "f", value, 0, b"", REQUEST.parameters)
+        assert b'"clip":7,' in request.encode()
+        with pytest.raises(MessageError):
+            TrainRequest(
+                "other", 1, 0, "p", "f", np.float32(7), 0, b"", REQUEST.parameters
+            ).encode()
+
+
+def test_two_decoded_of_one_header_share_nothing_that_can_be_changed() -> None:
+    replies = [TrainReply("r", 1, 0, np.full(2, k, np.float32), np.ones(1)) for k in range(3)]
+    decoded = [TrainReply.decode(reply.encode()) for reply in replies]
+    assert [d.update.tolist() for d in decoded] == [[k, k] for k in range(3)]
+    head = replies[0].encode()[8:-12]
+    scalars, layout = messages._read_once(TrainReply, head)
+    assert messages._read_once(TrainReply, bytes(bytearray(head))) == (scalars, layout)
+    with pytest.raises(TypeError):
+        scalars["round"] = 2  # type: ignore[index]
+    assert all(type(value) in (str, int, float) for value in scalars.values())
+    # Other kinds refuse the header that this one keeps.
+    for kind in KINDS:
+        if kind is not TrainReply:
+            with pytest.raises(MessageError, match="kind="):
+                kind.decode(replies[0].encode())
+
+
+def test_one_header_with_other_lengths_of_body_is_refused_each_time() -> None:
+    data = SAMPLES[1].encode()
+    for _ in range(2):
+        assert content(TrainReply.decode(data)) == content(SAMPLES[1])
+        for bad in (data[:-1], data + b"\x00", data[:-4]):
+            with pytest.raises(MessageError):
+                TrainReply.decode(bad)
+
+
+def test_what_is_kept_is_bounded() -> None:
+    def kept() -> tuple[int, int]:
+        return (
+            messages._read_once.cache_info().currsize,
+            messages._header_once.cache_info().currsize,
+        )
+
+    for number in range(3 * messages._KEPT):
+        reply = EvaluateReply(f"run-{number}", 1, 0, np.zeros(3, np.float32))
+        EvaluateReply.decode(reply.encode())
+    assert kept() == (messages._KEPT, messages._KEPT)
+    messages._read_once.cache_clear()
+    messages._header_once.cache_clear()
+    # A long header is read and written, and not kept; nor is one that is refused.
+    for run in ("x" * (messages._KEPT_BYTES + 1), "\u00e9" * 3000):
+        reply = EvaluateReply(run, 1, 0, np.zeros(3, np.float32))
+        assert EvaluateReply.decode(reply.encode()).run == run
+    for bad in (scalars(clip=None), scalars(round=[[]] * 500), header(arrays=[MEMBERS] * 50)):
+        with pytest.raises(MessageError):
+            TrainRequest.decode(framed(bad, b"\x00" * 4))
+    assert kept()[0] == 0

@@ -24,6 +24,24 @@ SIZE = 200_000
 SOURCES: list[Callable[[], Source]] = [SystemSource, lambda: SimulationSource(7, "noise")]
 
 
+class Single:
+    """A source whose normals are the single-precision ones."""
+
+    def __init__(self, source: Source) -> None:
+        self.source = source
+
+    def normal(self, size: int) -> np.ndarray:
+        return self.source.normal32(size).astype(np.float64)
+
+
+NORMALS: dict[str, Callable[[], Source | Single]] = {
+    "system": SystemSource,
+    "simulation": SOURCES[1],
+    "system32": lambda: Single(SystemSource()),
+    "simulation32": lambda: Single(SOURCES[1]()),
+}
+
+
 def uniform_fits(x: np.ndarray) -> bool:
     counts, _ = np.histogram(x, bins=256, range=(0.0, 1.0))
     return bool(x.min() >= 0 and x.max() < 1 and stats.chisquare(counts).pvalue > ALARM)
@@ -52,20 +70,20 @@ def test_uniforms_are_uniform(make: Callable[[], Source]) -> None:
     assert uniform_fits(make().uniform(SIZE))
 
 
-@pytest.mark.parametrize("make", SOURCES, ids=["system", "simulation"])
-def test_normals_are_normal(make: Callable[[], Source]) -> None:
+@pytest.mark.parametrize("make", NORMALS.values(), ids=NORMALS)
+def test_normals_are_normal(make: Callable[[], Source | Single]) -> None:
     assert normal_fits(make().normal(SIZE))
 
 
-@pytest.mark.parametrize("make", SOURCES, ids=["system", "simulation"])
-def test_normals_reach_into_the_tails(make: Callable[[], Source]) -> None:
+@pytest.mark.parametrize("make", NORMALS.values(), ids=NORMALS)
+def test_normals_reach_into_the_tails(make: Callable[[], Source | Single]) -> None:
     beyond = int((np.abs(make().normal(SIZE)) > 4).sum())
     expected = SIZE * 2 * stats.norm.sf(4)  # 12.7
     assert stats.poisson.ppf(ALARM, expected) <= beyond <= stats.poisson.isf(ALARM, expected)
 
 
-@pytest.mark.parametrize("make", SOURCES, ids=["system", "simulation"])
-def test_normals_are_independent_of_their_neighbours(make: Callable[[], Source]) -> None:
+@pytest.mark.parametrize("make", NORMALS.values(), ids=NORMALS)
+def test_normals_are_independent_of_their_neighbours(make: Callable[[], Source | Single]) -> None:
     x = make().normal(SIZE)
     limit = stats.norm.isf(ALARM / 2)
     half = SIZE // 2
@@ -94,6 +112,24 @@ def test_any_size_is_served(make: Callable[[], Source], size: int) -> None:
         assert drawn.shape == (size,)
         assert drawn.dtype == np.float64
         assert np.isfinite(drawn).all()
+
+
+@pytest.mark.parametrize("make", SOURCES, ids=["system", "simulation"])
+@pytest.mark.parametrize("size", [0, 1, 2, 3, 101])
+def test_single_normals_come_in_any_size_and_never_again(
+    make: Callable[[], Source], size: int
+) -> None:
+    source = make()
+    drawn = [source.normal32(size) for _ in range(3)]
+    assert all(x.dtype == np.float32 and x.shape == (size,) for x in drawn)
+    assert np.unique(np.concatenate(drawn)).size == 3 * size
+
+
+def test_single_normals_are_the_seeds_and_the_labels() -> None:
+    a, b, other = (SimulationSource(7, "x", k).normal32(50) for k in (1, 1, 2))
+    np.testing.assert_array_equal(a, b)
+    assert not np.isin(a, other).any()
+    assert not np.isin(SimulationSource(7, "x", 1).normal(50).astype(np.float32), a).any()
 
 
 def test_uniforms_are_multiples_of_two_to_the_minus_53() -> None:

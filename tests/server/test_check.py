@@ -20,14 +20,12 @@ from tampering import (
     key_leaf,
     note_of,
     other,
-    remembering,
     settled,
     texts_of,
 )
 from tiny import TINY, TINY_SECURE, make_tiny
 
 import tacit
-from tacit.privacy.accountant import Accountant
 from tacit.privacy.errors import TacitError
 from tacit.privacy.log import merkle
 from tacit.privacy.log.notes import SignerKey
@@ -38,14 +36,8 @@ from tacit.server.governance import Governance
 from tacit.server.home import Home
 from tacit.server.store import Store
 
+pytestmark = pytest.mark.usefixtures("remembered")
 FEDERATED = ["evaluation=federated", *TINY, "rounds=2"]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _fast() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Accountant, "_pld", remembering())
-        yield
 
 
 def make(home: Home) -> None:

@@ -10,6 +10,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 from tampering import Unguarded, lines_of, note_of, owned, rehashed, texts_of
 from tiny import TINY, make_tiny
 
@@ -17,8 +18,10 @@ import tacit
 from tacit.privacy.errors import ConfigError, MessageError, StorageError
 from tacit.privacy.log import bundle, command, proofs
 from tacit.privacy.log.bundle import Bundle
-from tacit.privacy.log.notes import SignerKey
-from tacit.server.exports import difference, export, prove
+from tacit.privacy.log.notes import SignerKey, signed
+from tacit.server import keys
+from tacit.server import tables as t
+from tacit.server.exports import difference, export, prove, prove_since
 from tacit.server.home import Home
 from tacit.server.store import Store
 
@@ -43,6 +46,14 @@ def store(made: tuple[Path, Path], tmp_path: Path) -> Iterator[Store]:
     opened = Store(Home(shutil.copytree(made[0], tmp_path / "home")))
     yield opened
     opened.close()
+
+
+def notes_of(store: Store) -> list[str]:
+    """Every checkpoint, oldest first."""
+    with store.database.reading() as c:
+        return list(
+            c.execute(sa.select(t.checkpoints.c.note).order_by(t.checkpoints.c.size)).scalars()
+        )
 
 
 @pytest.mark.parametrize(("which", "count"), [("none", 0), ("newest", 2), ("all", 4)])
@@ -112,6 +123,97 @@ def test_a_damaged_tree_proves_nothing(store: Store, statement: str) -> None:
         c.execute(statement)
     with pytest.raises(StorageError, match=r"leaf=3|no checkpoint"):
         prove(store, 3)
+
+
+def test_growth_is_proved_since_every_checkpoint(store: Store, tmp_path: Path) -> None:
+    path, key = tmp_path / "proof", str(store.signer.verifier)
+    notes = notes_of(store)
+    assert len(notes) > 10
+    for note in notes:
+        path.write_text(json.dumps(prove_since(store, note)))
+        older, newer = proofs.check_growth(path, [key], [note])
+        assert (older, newer) == (signed(note), signed(notes[-1]))
+    with Unguarded(store.home.database) as c:
+        c.execute("DELETE FROM checkpoints WHERE size <> ?", [older.size])
+    # What was kept needn't be stored any more.
+    assert prove_since(store, notes[0])["since"] == notes[0]
+
+
+def test_growth_over_a_new_key_takes_both(store: Store, tmp_path: Path) -> None:
+    path, old = tmp_path / "proof", str(store.signer.verifier)
+    kept = store.checkpoint()
+    new = str(keys.rotate(store.home, store.database, store.signer).verifier)
+    path.write_text(json.dumps(prove_since(store, kept)))
+    assert [c.size for c in proofs.check_growth(path, [old, new])] == [
+        signed(kept).size,
+        signed(kept).size + 1,
+    ]
+    for known in (old, new):
+        with pytest.raises(MessageError, match="isn't signed by a known key"):
+            proofs.check_growth(path, [known])
+
+
+def test_growth_is_refused_since_what_is_no_checkpoint_of_it(store: Store, tmp_path: Path) -> None:
+    kept = store.checkpoint()
+    for junk in ("", "x", "a\nb\nc\n\nd", kept[:20], "\ud800"):
+        with pytest.raises(MessageError, match="isn't a checkpoint"):
+            prove_since(store, junk)
+    other = Store(Home(tmp_path / "other"))
+    with pytest.raises(MessageError, match="is of the ledger"):
+        prove_since(store, other.checkpoint())
+    other.close()
+    size, me = signed(kept).size, SignerKey.generate(store.signer.name)
+    mine = texts_of([leaf["body"] for leaf in store.leaves()])
+    for note in (note_of(mine, me), kept[:-10], kept.replace(f"\n{size}\n", f"\n{size - 1}\n")):
+        with pytest.raises(MessageError, match="isn't this ledger's"):
+            prove_since(store, note)
+
+
+@pytest.mark.parametrize("gone", [1, 3])
+def test_growth_is_refused_since_more_than_there_is(store: Store, gone: int) -> None:
+    kept, size = store.checkpoint(), len(store.leaves())
+    with Unguarded(store.home.database) as c:
+        c.execute('DELETE FROM leaves WHERE "index" >= ?', [size - gone])
+        c.execute("DELETE FROM checkpoints WHERE size > ?", [size - gone])
+    left = signed(store.checkpoint()).size
+    with pytest.raises(
+        StorageError, match=f"of {size} leaves; the newest {size - left} of them are gone"
+    ):
+        prove_since(store, kept)
+
+
+@pytest.mark.parametrize(
+    ("statement", "said"),
+    [
+        ("DELETE FROM nodes WHERE level = 1", "growth can't be proved"),
+        ("DELETE FROM leaves", "the newest checkpoint can't be checked"),
+        ("UPDATE leaves SET body = 'x' WHERE kind = 'KEY'", "the newest checkpoint can't be"),
+        ("UPDATE leaves SET body = '[]' WHERE kind = 'KEY'", "the newest checkpoint can't be"),
+        ("UPDATE nodes SET hash = x'00'", "the first"),
+        ("UPDATE nodes SET hash = zeroblob(32)", "the first"),
+        ("UPDATE leaves SET hash = 'x'", "growth can't be proved"),
+        ("UPDATE leaves SET hash = '00' WHERE \"index\" > 12", "the tree isn't the one"),
+        ("DELETE FROM checkpoints", "no checkpoint"),
+        ("UPDATE checkpoints SET note = 'x'", "the newest checkpoint can't be checked"),
+        ("UPDATE checkpoints SET note = replace(note, 'tacit', 'other')", "can't be checked"),
+    ],
+)
+def test_a_damaged_tree_proves_no_growth(store: Store, statement: str, said: str) -> None:
+    kept = next(note for note in notes_of(store) if signed(note).size > 6)
+    assert signed(kept).size < 12
+    with Unguarded(store.home.database) as c:
+        c.execute(statement)
+    with pytest.raises(StorageError, match=said) as refused:
+        prove_since(store, kept)
+    assert "tacit ledger verify" in refused.value.hint
+
+
+def test_growth_is_refused_since_another_past(store: Store) -> None:
+    """Signed with the ledger's own key: somebody was shown another history."""
+    texts = texts_of([leaf["body"] for leaf in store.leaves()])
+    kept = note_of([*texts[:4], "{}"], store.signer)
+    with pytest.raises(StorageError, match="the first 5 leaves aren't those of the checkpoint"):
+        prove_since(store, kept)
 
 
 def test_a_ledger_without_a_checkpoint_is_not_exported(store: Store, tmp_path: Path) -> None:

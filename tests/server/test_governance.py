@@ -15,6 +15,7 @@ from typing import Any
 import governing
 import pytest
 from flwr.app import Message
+from governing import DELTA, PLAN
 from postgres import BOTH
 
 from tacit import Result, Task, simulate
@@ -25,7 +26,7 @@ from tacit.privacy.errors import BudgetError, ConfigError, StorageError
 from tacit.privacy.events import Event
 from tacit.privacy.log.leaves import statement
 from tacit.privacy.log.notes import SignerKey, VerifierKey
-from tacit.privacy.plan import ClientUnit, PrivacyPlan
+from tacit.privacy.plan import PrivacyPlan
 from tacit.privacy.policy import Policy, budget, divergence
 from tacit.server import log as logs
 from tacit.server import review, runs
@@ -40,18 +41,7 @@ from tacit.tasks.task import plan as privacy_plan
 
 MakeTask = Callable[..., Task]
 ALICE, BOB = SignerKey("alice", b"a" * 32), SignerKey("bob", b"b" * 32)
-DELTA, ORDER = 1e-5, 4.0
-PLAN = PrivacyPlan(
-    population=100,
-    sampling_rate=0.2,
-    rounds=10,
-    client=ClientUnit(1.0, 1.2),
-    record=None,
-    client_delta=DELTA,
-    record_delta=DELTA,
-    minimum_survivors=5,
-    noise_source="os-csprng",
-)
+ORDER = 4.0
 
 _FORKS = multiprocessing.get_context("forkserver")
 _FORKS.set_forkserver_preload(["governing"])

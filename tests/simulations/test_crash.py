@@ -239,8 +239,8 @@ def test_killed_at_random_moments_it_never_exposes_more_than_it_charged(
     Store(home).close()
     for kill in range(KILLS):
         # Half of them anywhere, half where something is committed soon.
-        step, left = (draw.choice(COMMITS), draw.randrange(1, 4)) if kill % 2 else ("start", 0)
-        delay = draw.uniform(0.0, 0.02 if left else 0.9)
+        step, left = (draw.choice(COMMITS), draw.randrange(1, 3)) if kill % 2 else ("start", 0)
+        delay = draw.uniform(0.0, 0.02 if left else 0.7)
         print(f"kill {kill}, {delay:.4f} s after {step}, time {left}")  # Shown on failure.
         with working(toil, str(home.root), left > 0) as (process, heard):
             assert heard.recv() == "ready"

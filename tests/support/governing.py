@@ -15,10 +15,23 @@ from tacit.privacy.errors import BudgetError
 from tacit.privacy.log import leaves
 from tacit.privacy.log.leaves import Body
 from tacit.privacy.log.plans import read
-from tacit.privacy.plan import PrivacyPlan
+from tacit.privacy.plan import ClientUnit, PrivacyPlan
 from tacit.server.governance import Governance
 from tacit.server.home import Home
 from tacit.server.store import Store
+
+DELTA = 1e-5
+PLAN = PrivacyPlan(
+    population=100,
+    sampling_rate=0.2,
+    rounds=10,
+    client=ClientUnit(1.0, 1.2),
+    record=None,
+    client_delta=DELTA,
+    record_delta=DELTA,
+    minimum_survivors=5,
+    noise_source="os-csprng",
+)
 
 
 def new_run(store: Store, run: str, plan: PrivacyPlan, population: str = "p") -> str:

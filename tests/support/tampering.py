@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import base64
 import copy
+import functools
 import hashlib
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import pytest
 import rfc8785
 from tiny import make_tiny
 
 import tacit
+from tacit.privacy import ledger
 from tacit.privacy.accountant import Accountant
 from tacit.privacy.log import leaves, merkle
 from tacit.privacy.log.notes import Checkpoint, SignerKey, sign_note
@@ -23,20 +26,31 @@ from tacit.server.store import Store
 
 Body = dict[str, Any]
 AT = "2026-01-02T00:00:00Z"
+# Whose ledger it is, in tests of what its key's holder could write.
+ME = SignerKey("tacit.ledger/test", bytes(range(32)))
 
 
-def remembering() -> Any:
-    """`Accountant._pld` that answers from memory: trials compose the same events."""
-    known: dict[Any, float] = {}
-    compute = Accountant._pld
+def remember(patch: pytest.MonkeyPatch) -> None:
+    """Makes accountants answer from memory: trials compose the same events."""
+    figures: dict[Any, float] = {}
+    checks: dict[Any, Callable[[float], float]] = {}
+    compute, prepare = Accountant._pld, Accountant._check
 
-    def remembered(self: Accountant, gaussians: dict[Any, int], delta: float) -> float:
+    def figure(self: Accountant, gaussians: dict[Any, int], delta: float) -> float:
         key = (frozenset(gaussians.items()), delta)
-        if key not in known:
-            known[key] = compute(self, gaussians, delta)
-        return known[key]
+        if key not in figures:
+            figures[key] = compute(self, gaussians, delta)
+        return figures[key]
 
-    return remembered
+    def check(self: Accountant) -> Callable[[float], float]:
+        key = tuple(self._counts.items())
+        if key not in checks:
+            checks[key] = functools.cache(prepare(self))
+        return checks[key]
+
+    patch.setattr(Accountant, "_pld", figure)
+    patch.setattr(Accountant, "_check", check)
+    patch.setattr(ledger, "version", functools.cache(ledger.version))
 
 
 # Logs in memory

@@ -7,31 +7,21 @@ import hashlib
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from tampering import Body, bodies_of, lines_of, note_of, owned, rehashed, remembering, texts_of
+from tampering import ME, Body, bodies_of, lines_of, note_of, owned, rehashed, texts_of
 from tiny import TINY
 
-from tacit.privacy.accountant import Accountant
 from tacit.privacy.errors import MessageError, StorageError
 from tacit.privacy.log import bundle, command, merkle, proofs
 from tacit.privacy.log.bundle import Bundle
-from tacit.privacy.log.notes import SignerKey
 
-ME = SignerKey("tacit.ledger/test", bytes(range(32)))
+pytestmark = pytest.mark.usefixtures("remembered")
 KEY = str(ME.verifier)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _fast() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Accountant, "_pld", remembering())
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,20 +18,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tampering import (
     AT,
+    ME,
     Body,
     bodies_of,
     inserted,
     key_leaf,
     note_of,
     owned,
-    remembering,
     removed,
     texts_of,
 )
 from tiny import TINY, TINY_SECURE
 
 from tacit.privacy import accountant, events
-from tacit.privacy.accountant import Accountant
 from tacit.privacy.audit.canaries import Canaries
 from tacit.privacy.errors import MessageError
 from tacit.privacy.log import bundle
@@ -45,15 +44,8 @@ from tacit.server.home import Home
 from tacit.server.store import Store
 
 ROUNDS = ["evaluation=federated", "evaluation.every=2", *TINY, "rounds=6"]
-ME = SignerKey("tacit.ledger/test", bytes(range(32)))
+pytestmark = pytest.mark.usefixtures("remembered")
 REVIEWER = SignerKey("reviewer", bytes(32))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _fast() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Accountant, "_pld", remembering())
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,145 @@
+"""Which engine trains a model, and that it is right: checked against Opacus before it is used."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tacit.client.trainer import Trainer
+from tacit.configs.planning import local_steps
+from tacit.configs.spec import RunSpec
+from tacit.privacy.errors import ConfigError
+from tacit.privacy.noise import SimulationSource
+from tacit.privacy.plan import PrivacyPlan
+from tacit.simulations.cohort.batched import BatchedEngine
+from tacit.simulations.cohort.job import Engine, Job, Recipe, UnsupportedError
+from tacit.tasks import vector
+from tacit.tasks.task import Task, make_model
+
+# Batches of the made-up clients of a check: none, one, two that share a pass, more.
+_SIZES = (0, 1, 4, 4, 11)
+_TOLERANCE = 1e-4
+
+
+def recipe(spec: RunSpec, plan: PrivacyPlan) -> Recipe:
+    """How a run's clients train."""
+    unit, shares = plan.record, plan.noised_by_shares()
+    z = 0.0 if unit is None or shares else unit.noise_multiplier
+    return Recipe(
+        steps=local_steps(spec),
+        learning_rate=spec.local.learning_rate,
+        proximal=spec.local.proximal,
+        clip=None if unit is None else unit.clip,
+        denominator=1.0 if unit is None else unit.denominator,
+        noise=0.0 if unit is None else z * unit.clip,
+        summed=shares,
+        physical_batch=spec.local.physical_batch,
+    )
+
+
+def choose(trainer: Trainer, task: Task, like: tuple[Tensor, Tensor]) -> tuple[Engine | None, str]:
+    """The engine for a trainer's clients.
+
+    Args:
+        trainer: the serial one, which an engine must equal.
+        task: whose model and loss.
+        like: some records; only their shape and type are used.
+
+    Returns:
+        The engine, None for the serial one; and why no faster one was taken, or which layers
+        take the slower way, for people.
+
+    Raises:
+        ConfigError: the configuration asks for an engine that can't train this model.
+    """
+    wanted = trainer.spec.engine
+    if wanted == "serial":
+        return None, ""
+    reasons = []
+    for name in ("fused", "cohort"):
+        if wanted not in ("auto", name):
+            continue
+        try:
+            made = _made(name, trainer, task)
+            verify(made, trainer, like)
+        except UnsupportedError as error:
+            reasons.append(f"{name}: {error}")
+            continue
+        generic = sorted(set(made.generic)) if isinstance(made, BatchedEngine) else []
+        if generic:
+            reasons.append(f"{name}: {', '.join(generic)} by the slower way of any module")
+        return made, "; ".join(reasons)
+    if wanted != "auto":
+        raise ConfigError(
+            f"engine={wanted} can't train this model ({'; '.join(reasons)})",
+            "use engine=auto, which takes the fastest that can",
+        )
+    return None, "; ".join(reasons)
+
+
+def _made(name: str, trainer: Trainer, task: Task) -> Engine:
+    spec = trainer.spec
+    model, how = make_model(task, spec.seed), recipe(spec, trainer.plan)
+    if name == "fused":
+        from tacit.simulations.cohort.fused.engine import fused
+
+        return fused(task, model, how)
+    return BatchedEngine(task, model, how)
+
+
+def verify(engine: Engine, trainer: Trainer, like: tuple[Tensor, Tensor]) -> None:
+    """Compares an engine with the serial trainer on made-up records of unequal clients.
+
+    Args:
+        engine: to be checked.
+        trainer: the serial one.
+        like: some records; only their shape and type are used.
+
+    Raises:
+        UnsupportedError: an update differs, or there is none.
+    """
+    start = vector.read(trainer.model)
+    jobs = list(_jobs(trainer, like))
+    before = torch.random.get_rng_state()
+    try:
+        made = engine.updates(start, jobs)
+    except (RuntimeError, TypeError, ValueError, IndexError, AttributeError, KeyError) as error:
+        raise UnsupportedError(f"{type(error).__name__}: {str(error).splitlines()[0]}") from error
+    drew = not torch.equal(before, torch.random.get_rng_state())
+    if drew:
+        raise UnsupportedError("the model draws random numbers in training")
+    for k, job in enumerate(_jobs(trainer, like)):
+        assert job.noise is not None
+        due = trainer.steps(start, job.inputs, job.targets, job.rows, job.noise)  # type: ignore[arg-type]
+        update = made[k]
+        if update is None or update.dtype != due.dtype:
+            raise UnsupportedError("it has no update for made-up records")
+        off = float(np.linalg.norm(update.astype(np.float64) - due))
+        if not off <= _TOLERANCE * float(np.linalg.norm(due)):
+            raise UnsupportedError("its updates differ from Opacus's")
+
+
+def _jobs(trainer: Trainer, like: tuple[Tensor, Tensor]) -> Iterator[Job]:
+    """Clients with made-up records; the same ones each time."""
+    generator = torch.Generator().manual_seed(1)
+    x, y = like
+    for k, size in enumerate(_SIZES):
+        inputs = _made_up(x, size, generator)
+        targets = _made_up(y, size, generator)
+        steps = range(local_steps(trainer.spec))
+        rows = [np.arange(size, dtype=np.int64)[: max(0, size - step)] for step in steps]
+        yield Job(inputs, targets, rows, SimulationSource(1, "check", k))
+
+
+def _made_up(like: Tensor, size: int, generator: torch.Generator) -> Tensor:
+    shape = (size, *like.shape[1:])
+    if not like.is_floating_point():
+        # Whole numbers are labels or indices; only 0 and 1 are known to be allowed.
+        return torch.randint(0, 2, shape, generator=generator).to(like.dtype)
+    made = torch.rand(shape, generator=generator).to(like.dtype)
+    if made.dim() == 4 and like.is_contiguous(memory_format=torch.channels_last):
+        made = made.contiguous(memory_format=torch.channels_last)
+    return made

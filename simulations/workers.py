@@ -1,0 +1,224 @@
+"""Worker processes for a simulation's clients: forked, so that they share model and data.
+
+A worker has everything the simulation has at the moment it is forked, the task's data
+included, as the same pages of memory; only messages are copied. Groups of clients are handed
+out in order and their replies come back in order, so a run's result doesn't depend on how many
+workers there are. A worker that dies, of whatever, ends the run with an error that says so; one
+whose parent dies ends too.
+
+Only clients that keep nothing between messages may be called so: secure aggregation's full
+protocol is not.
+"""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import os
+import signal
+import time
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import ForkProcess
+from typing import Any
+
+from flwr.app import Message
+
+from tacit.privacy import validate
+from tacit.privacy.errors import EngineError, TacitError
+from tacit.simulations.grid import InProcessGrid, groups
+
+# Groups that may be done before their turn, for each worker; more would hold more memory.
+_AHEAD = 3
+# Shorter groups are cheaper called than sent.
+_WORTH = 0.02
+
+Work = Callable[[Any], Any]
+
+
+def available() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+class Pool:
+    """Processes that do one kind of work.
+
+    Args:
+        work: called in a worker, with an item that can be pickled; so must its result be.
+        count: of workers.
+    """
+
+    def __init__(self, work: Work, count: int) -> None:
+        validate.at_least("workers", count, 1)
+        context = multiprocessing.get_context("fork")
+        self._workers: list[tuple[ForkProcess, Connection]] = []
+        for _ in range(count):
+            mine, theirs = context.Pipe()
+            others = [connection for _, connection in self._workers]
+            process = context.Process(
+                target=_serve, args=(work, theirs, [mine, *others]), daemon=True
+            )
+            process.start()
+            theirs.close()
+            self._workers.append((process, mine))
+
+    def map(self, items: Iterable[Any]) -> Iterator[Any]:
+        """The results of items, in their order.
+
+        Raises:
+            TacitError: what a worker raised.
+            EngineError: anything else did, with its traceback; or a worker is dead.
+        """
+        todo = enumerate(items)
+        idle = list(self._workers)
+        busy: dict[Connection, tuple[ForkProcess, int]] = {}
+        done: dict[int, Any] = {}
+        due, more = 0, True
+        while True:
+            while idle and more and len(done) < _AHEAD * len(self._workers):
+                place, item = next(todo, (-1, None))
+                if place < 0:
+                    more = False
+                    break
+                process, connection = idle.pop()
+                self._send(process, connection, item)
+                busy[connection] = process, place
+            while due in done:
+                yield done.pop(due)
+                due += 1
+            if not busy and not more:
+                return
+            ready = wait(list(busy))
+            for connection in [c for c in busy if c in ready]:
+                process, place = busy.pop(connection)
+                done[place] = self._received(process, connection)
+                idle.append((process, connection))
+
+    def _send(self, process: ForkProcess, connection: Connection, item: Any) -> None:
+        try:
+            connection.send(item)
+        except (BrokenPipeError, ConnectionResetError) as error:
+            raise self._dead(process) from error
+
+    def _received(self, process: ForkProcess, connection: Connection) -> Any:
+        try:
+            kind, value = connection.recv()
+        except (EOFError, ConnectionResetError) as error:
+            raise self._dead(process) from error
+        if kind == "result":
+            return value
+        self.close()
+        if kind == "raised":
+            raise value
+        raise EngineError(f"a worker failed:\n{value}", "this is a bug in tacit, or in the task")
+
+    def _dead(self, process: ForkProcess) -> EngineError:
+        process.join(5.0)
+        code = process.exitcode
+        how = signal.Signals(-code).name if code is not None and code < 0 else f"exit {code}"
+        self.close()
+        return EngineError(
+            f"a worker process died ({how}); the round's charge stands",
+            "is memory short? try fewer --workers; go on with tacit simulate --resume last",
+        )
+
+    def close(self) -> None:
+        """Ends the workers."""
+        for process, connection in self._workers:
+            connection.close()
+            process.terminate()
+        for process, _ in self._workers:
+            process.join(5.0)
+            if process.is_alive():
+                process.kill()
+                process.join()
+            process.close()
+        self._workers = []
+
+
+def _serve(work: Work, connection: Connection, others: Sequence[Connection]) -> None:
+    """A worker's life: until the other end of its pipe is closed."""
+    for other in others:
+        other.close()
+    # The terminal's interrupt is the parent's to handle, and its log handlers may hold locks.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    for logger in (logging.getLogger(), logging.getLogger("tacit")):
+        logger.handlers.clear()
+    while True:
+        try:
+            item = connection.recv()
+        except (EOFError, ConnectionResetError):
+            break
+        try:
+            connection.send(_answer(work, item))
+        except (BrokenPipeError, ConnectionResetError):
+            break
+    # Nothing of the parent's is to be closed or flushed from here.
+    os._exit(0)
+
+
+def _answer(work: Work, item: Any) -> tuple[str, Any]:
+    try:
+        return "result", work(item)
+    except TacitError as error:
+        return "raised", error
+    except Exception:  # noqa: BLE001
+        return "failed", traceback.format_exc()
+
+
+class PooledGrid(InProcessGrid):
+    """An `InProcessGrid` whose clients train and evaluate in worker processes.
+
+    Args:
+        args: as for `InProcessGrid`.
+        workers: how many; None takes one a core, and only once the clients turn out slow
+            enough for it to pay.
+        options: as for `InProcessGrid`.
+    """
+
+    def __init__(self, *args: Any, workers: int | None = None, **options: Any) -> None:
+        super().__init__(*args, **options)
+        if workers is not None:
+            validate.at_least("workers", workers, 1)
+        self._wanted = workers
+        self._pool: Pool | None = None
+
+    def close(self) -> None:
+        """Ends the workers."""
+        if self._pool is not None:
+            self._pool.close()
+            self._pool = None
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        """Yields replies in order."""
+        ids = [i for i in message_ids if i in self._pending]
+        kinds = {self._pending[i].metadata.message_type for i in ids}
+        count = available() if self._wanted is None else self._wanted
+        if count == 1 or not kinds <= {"train", "evaluate"}:
+            yield from super().pull_messages(ids)
+            return
+        todo = list(groups(ids))
+        while todo and self._pool is None:
+            if self._wanted is not None:
+                self._pool = Pool(self._answers, count)
+                break
+            began = time.perf_counter()
+            group = [self._pending.pop(i) for i in todo.pop(0)]
+            self.prepare(group)
+            replies = [self._call(message) for message in group]
+            if time.perf_counter() - began > _WORTH and len(todo) > 1:
+                self._pool = Pool(self._answers, count)
+            yield from replies
+        if self._pool is None:
+            return
+        messages = [[self._pending.pop(i) for i in group] for group in todo]
+        for replies in self._pool.map(messages):
+            yield from replies
+
+    def _answers(self, messages: list[Message]) -> list[Message]:
+        """A group's replies; called in a worker."""
+        self.prepare(messages)
+        return [self._call(message) for message in messages]

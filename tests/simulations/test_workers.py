@@ -1,0 +1,117 @@
+"""Workers: in order, no more than asked, gone when they should be."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tacit.privacy.errors import ConfigError, DataError, EngineError
+from tacit.simulations.grid import groups
+from tacit.simulations.workers import Pool
+
+
+def square(x: int) -> tuple[int, int]:
+    time.sleep(0.01 * (x % 3))
+    return x * x, os.getpid()
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_results_come_in_the_items_order(count: int) -> None:
+    pool = Pool(square, count)
+    try:
+        for _ in range(2):
+            made = list(pool.map(range(20)))
+            assert [x for x, _ in made] == [x * x for x in range(20)]
+            assert os.getpid() not in {pid for _, pid in made}
+            assert len({pid for _, pid in made}) == count
+        assert list(pool.map([])) == []
+    finally:
+        pool.close()
+
+
+def test_a_large_item_and_a_large_result() -> None:
+    pool = Pool(lambda data: data * 2, 2)
+    try:
+        for made in pool.map([bytes(10_000_000)] * 5):
+            assert len(made) == 20_000_000
+    finally:
+        pool.close()
+
+
+def fails(x: int) -> int:
+    if x == 3:
+        raise DataError("client 3 has no data", "mend it")
+    if x == 5:
+        raise KeyError("five")
+    return x
+
+
+def test_an_error_of_the_users_is_raised_here_and_another_with_its_traceback() -> None:
+    pool = Pool(fails, 2)
+    with pytest.raises(DataError, match="client 3 has no data") as caught:
+        list(pool.map([1, 2, 3]))
+    assert caught.value.hint == "mend it"
+    pool = Pool(fails, 2)
+    with pytest.raises(EngineError, match=r"(?s)Traceback.*KeyError: 'five'"):
+        list(pool.map([1, 5]))
+
+
+def dies(x: int) -> int:
+    if x == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+    if x == 4:
+        os._exit(3)
+    return x
+
+
+@pytest.mark.parametrize(("items", "how"), [([1, 2], "SIGKILL"), ([4], "exit 3")])
+def test_a_dead_worker_is_an_error_and_no_hang(items: list[int], how: str) -> None:
+    pool = Pool(dies, 2)
+    children = psutil.Process().children()
+    with pytest.raises(EngineError, match=how):
+        list(pool.map(items))
+    psutil.wait_procs(children, timeout=10)
+    assert not [child for child in children if child.is_running()]
+
+
+def test_workers_end_with_their_parent(tmp_path: Path) -> None:
+    script = (
+        "import os, sys, time\n"
+        "from tacit.simulations.workers import Pool\n"
+        "pool = Pool(lambda x: os.getpid(), 3)\n"
+        "print(*{*pool.map(range(30))}, flush=True)\n"
+        "time.sleep(600)\n"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    children = [psutil.Process(int(pid)) for pid in parent.stdout.readline().split()]
+    assert children
+    parent.kill()
+    parent.wait()
+    _, alive = psutil.wait_procs(children, timeout=20)
+    assert not [p for p in alive if p.status() != psutil.STATUS_ZOMBIE]
+
+
+def test_no_workers_are_refused() -> None:
+    with pytest.raises(ConfigError, match="workers=0"):
+        Pool(square, 0)
+
+
+@given(st.integers(0, 2000))
+def test_groups_split_a_cohort_evenly(size: int) -> None:
+    items = [str(k) for k in range(size)]
+    made = list(groups(items))
+    assert [x for group in made for x in group] == items
+    assert all(0 < len(group) <= 16 for group in made)
+    if len(made) > 1:
+        assert len(made) % 2 == 0
+        assert max(map(len, made)) - min(map(len, made)) <= 1
