@@ -85,10 +85,11 @@ class Pool:
                 process, connection = idle.pop()
                 self._send(process, connection, item)
                 busy[connection] = process, place
-            while due in done:
+            if due in done:
                 yield done.pop(due)
                 due += 1
-            if not busy and not more:
+                continue
+            if not busy:
                 return
             ready = wait(list(busy))
             for connection in [c for c in busy if c in ready]:

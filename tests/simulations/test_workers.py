@@ -38,6 +38,19 @@ def test_results_come_in_the_items_order(count: int) -> None:
         pool.close()
 
 
+def late(x: int) -> int:
+    time.sleep(0.3 if x == 0 else 0.0)
+    return x
+
+
+def test_a_first_result_that_comes_last_stops_nothing() -> None:
+    pool = Pool(late, 3)
+    try:
+        assert list(pool.map(range(100))) == list(range(100))
+    finally:
+        pool.close()
+
+
 def test_a_large_item_and_a_large_result() -> None:
     pool = Pool(lambda data: data * 2, 2)
     try:
