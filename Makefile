@@ -5,6 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 FASHION := /usr/share/datasets/fashion-mnist
 POSTGRES := /usr/lib/postgresql
+KJV := /usr/share/sword/modules/texts/ztext/engKJV2006eb
 TYPES := build/types/tacit
 FOLDERS := client configs privacy server simulations tasks
 DEMO ?=
@@ -23,7 +24,7 @@ $(VENV)/.user: pyproject.toml constraints.txt
 
 $(VENV)/.dev: $(VENV)/.user
 	@echo "installing what the tests need into $(VENV) (once)"
-	@$(PIP) --editable ".[all,postgres,ray,dev]"
+	@$(PIP) --editable ".[all,data,postgres,ray,dev]"
 	@touch $@
 
 demo: $(VENV)/.user
@@ -35,16 +36,22 @@ $(FASHION):
 	@if [ "$$(id -u)" != 0 ]; then sudo=sudo; fi; \
 	  $$sudo apt-get update -qq && $$sudo apt-get install -y -qq dataset-fashion-mnist
 
+# And the King James Bible.
+$(KJV):
+	@echo "installing sword-text-kjv with apt-get (once)"
+	@if [ "$$(id -u)" != 0 ]; then sudo=sudo; fi; \
+	  $$sudo apt-get update -qq && $$sudo apt-get install -y -qq sword-text-kjv
+
 # They start a PostgreSQL of their own.
 $(POSTGRES):
 	@echo "installing postgresql with apt-get (once)"
 	@if [ "$$(id -u)" != 0 ]; then sudo=sudo; fi; \
 	  $$sudo apt-get update -qq && $$sudo apt-get install -y -qq postgresql
 
-test: $(VENV)/.dev $(FASHION) $(POSTGRES)
+test: $(VENV)/.dev $(FASHION) $(KJV) $(POSTGRES)
 	$(BIN)/python -m pytest $(PYTEST)
 
-test-quick: $(VENV)/.dev $(FASHION) $(POSTGRES)
+test-quick: $(VENV)/.dev $(FASHION) $(KJV) $(POSTGRES)
 	$(BIN)/python -m pytest -m "not slow and not ray" $(PYTEST)
 
 # mypy and import-linter read a tree laid out as it installs: they can't follow setuptools' package-dir.

@@ -20,7 +20,7 @@ from torch import Tensor
 from tacit.client import guard, update
 from tacit.client.delivery import Delivery
 from tacit.client.floors import Floors
-from tacit.client.party import Party, folder_party
+from tacit.client.party import LocalParty, Party, folder_party
 from tacit.client.trainer import Trainer
 from tacit.configs import build, wire
 from tacit.configs.spec import RunSpec
@@ -127,6 +127,12 @@ class Member:
             raise RoundError(
                 f"this node's partition-id={self._client} must be below "
                 f"clients={self._spec.clients}"
+            )
+        if self._plan.aggregation == "shortcut" and not isinstance(party, LocalParty):
+            raise RoundError(
+                "this client's plan leaves out the masks of secure aggregation, as only "
+                "simulations may",
+                "set secure.protocol=full",
             )
         self._randomness = Randomness(self._spec.seed)
 

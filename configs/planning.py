@@ -61,6 +61,10 @@ def privacy_plan(spec: RunSpec, examples: int | None, dimension: int) -> Privacy
     return _shared(plan, spec, dimension) if shares else plan
 
 
+def _shortcut(spec: RunSpec) -> bool:
+    return spec.aggregation == "secure" and spec.secure.protocol == "shortcut"
+
+
 def _shared(plan: PrivacyPlan, spec: RunSpec, dimension: int) -> PrivacyPlan:
     """The plan with its noise in shares."""
     largest = _largest_cohort(spec)
@@ -76,7 +80,7 @@ def _shared(plan: PrivacyPlan, spec: RunSpec, dimension: int) -> PrivacyPlan:
     return replace(
         plan,
         mechanism=spec.mechanism,
-        aggregation=spec.aggregation,
+        aggregation="shortcut" if _shortcut(spec) else spec.aggregation,
         rules=rules,
         updates=sized(need, spec.secure.bits),
         counts=_counts(plan, rules),

@@ -215,14 +215,19 @@ class SecureSpec:
         collusion: clients that may side with the coordinator.
         projection: L2 bound of an update where only records are protected, as a fraction of
             what a batch of the expected size can reach.
+        protocol: "full" exchanges keys, shares and masks. "shortcut", for simulations, adds the
+            same encoded and noised vectors up without: the same sums, bit for bit. "auto" is
+            the shortcut in `tacit simulate` without faults, else the full protocol.
     """
 
     bits: int | None
     dropout: float
     collusion: int
     projection: float
+    protocol: str
 
     def __post_init__(self) -> None:
+        validate.one_of("secure.protocol", self.protocol, ("auto", "full", "shortcut"))
         if self.bits not in (None, 16, 20, 32):
             raise ConfigError(f"secure.bits={self.bits} must be 16, 20, 32 or null")
         if not 0 <= self.dropout < 1 / 3:

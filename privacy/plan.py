@@ -36,7 +36,7 @@ from tacit.privacy.secagg.cohort import Rules
 
 LAWS = ("skellam", "discrete_gaussian")
 MECHANISMS = ("central", *LAWS)
-AGGREGATIONS = ("plain", "secure")
+AGGREGATIONS = ("plain", "secure", "shortcut")
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,6 +174,7 @@ class PrivacyPlan:
         mechanism: "central", where the coordinator adds the client-level noise, or the law
             of the noise that clients add in shares: "skellam" or "discrete_gaussian".
         aggregation: "plain" shows each vector to the coordinator, "secure" only their sum.
+            "shortcut" is a simulation's: the sum that "secure" makes, without the masks.
         client: client-level DP, or None.
         record: record-level DP, or None.
         client_delta: delta of client-level epsilons.
@@ -325,6 +326,9 @@ class PrivacyPlan:
 
     def training(self) -> list[Claim]:
         """What one training round claims; a unit without DP is there with no event."""
+        return self._said(self._training())
+
+    def _training(self) -> list[Claim]:
         unit = self.record
         z = unit.noise_multiplier if unit else 0.0
         rate, steps = (unit.sampling_rate, unit.steps) if unit else (1.0, 1)
@@ -355,6 +359,9 @@ class PrivacyPlan:
         the record-level sensitivity, without sampling, so the local claim holds there too;
         where records are protected by shares of noise, those of the counts protect them.
         """
+        return self._said(self._evaluating())
+
+    def _evaluating(self) -> list[Claim]:
         if self.evaluation is None:
             return []
         if self.counts is None:
@@ -368,6 +375,18 @@ class PrivacyPlan:
             rows += claims.local_record(adversary, z, 1.0, 1, claims.LOCAL_COUNTS)
         return rows
 
+    def _said(self, rows: list[Claim]) -> list[Claim]:
+        """The rows, with what a simulation's shortcut takes for granted."""
+        if self.aggregation != "shortcut":
+            return rows
+        hidden = ("coordinator", "collusion")
+        return [
+            replace(row, assumes=f"{claims.SHORTCUT}; {row.assumes}")
+            if row.adversary in hidden and row.event is not None
+            else row
+            for row in rows
+        ]
+
     def _summed(self, lattice: Lattice) -> SummedNoise:
         assert self.rules is not None
         # A share and as many layers as may drop, of each client.
@@ -378,7 +397,7 @@ class PrivacyPlan:
         """Whether nobody sees one vector, the largest part that colludes, the population."""
         assert self.rules is not None
         part = self.rules.collusion / self.rules.minimum
-        return self.aggregation == "secure", part, self.population
+        return self.aggregation != "plain", part, self.population
 
 
 def _silent(lattice: Lattice) -> Lattice:

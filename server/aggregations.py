@@ -22,7 +22,7 @@ def aggregation(plan: PrivacyPlan, directory: Directory | None) -> Aggregation:
     """
     if plan.mechanism not in LAWS:
         return PlainAggregation(plan)
-    if plan.aggregation == "plain":
+    if plan.aggregation != "secure":
         return EncodedAggregation(plan)
     if directory is None:
         raise ConfigError(

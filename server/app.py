@@ -40,6 +40,11 @@ def main(grid: Grid, context: Context) -> None:
         raise ConfigError(
             "faults are for `tacit simulate`: here they would be left out", "set faults.* to 0"
         )
+    if spec.secure.protocol == "shortcut":
+        raise ConfigError(
+            "secure.protocol=shortcut is for `tacit simulate`: it leaves the masks out",
+            "deploy with secure.protocol=full",
+        )
     home = Home(str(context.run_config.get("home") or "") or None)
     store = Store(home)
     torch.set_num_threads(spec.threads)

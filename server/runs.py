@@ -29,10 +29,11 @@ from tacit.tasks.task import plan as privacy_plan
 def code_version() -> str:
     """Tacit's version and a digest of the source that runs, whatever the version says."""
     hasher = hashlib.sha256()
-    for name in ("privacy", "configs", "tasks", "client", "server"):
+    for name in ("privacy", "configs", "tasks", "client", "server", "simulations"):
         found = importlib.util.find_spec(f"tacit.{name}")
         for folder in (found.submodule_search_locations or []) if found else []:
-            for path in sorted(Path(folder).rglob("*.py")):
+            sources = [p for p in Path(folder).rglob("*") if p.suffix in (".py", ".c", ".h")]
+            for path in sorted(sources):
                 hasher.update(f"{name}/{path.relative_to(folder)}\x00".encode())
                 hasher.update(path.read_bytes())
     return f"tacit {version('tacit')}+src.{hasher.hexdigest()[:12]}"
@@ -70,6 +71,7 @@ def spec_of(run: Row) -> RunSpec:
             "finish it with that version",
         )
     found["budget"] = {"wait": None, **found["budget"]}
+    found["secure"] = {"protocol": "full", **found["secure"]}
     # Runs of before there were others were begun, and go on, with the serial engine.
     return RunSpec.from_dict({"population": None, "engine": "serial", **found})
 

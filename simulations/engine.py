@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -133,7 +134,7 @@ def simulate(
     store = Store(place)
     try:
         if resume is None:
-            spec = build.compose(overrides)
+            spec = _settled(build.compose(overrides))
             found = check(task, spec) if task is not None else load(spec)
             run = runs.create(spec, found, store)
         else:
@@ -204,6 +205,14 @@ def _grid(
     app = make_app(task, LocalParty(directory), trainer)
     config = {"spec": json.dumps(spec.to_dict())}
     return PooledGrid(app, spec.clients, config, ahead=ahead, workers=1 if alone else workers)
+
+
+def _settled(spec: RunSpec) -> RunSpec:
+    """The configuration with the protocol of secure aggregation decided."""
+    if spec.secure.protocol != "auto":
+        return spec
+    protocol = "full" if spec.faults.active else "shortcut"
+    return dataclasses.replace(spec, secure=dataclasses.replace(spec.secure, protocol=protocol))
 
 
 def _legs(grid: InProcessGrid, spec: RunSpec) -> Legs:

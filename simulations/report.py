@@ -134,12 +134,34 @@ def _epsilon(rounds: Sequence[Row]) -> bytes:
 
 
 def _frontier(results: Sequence[tuple[str, Row]]) -> bytes:
+    """Every run as a dot, seeds of one setting in one colour, and the best of their means."""
     figure, axes = _axes("epsilon", "accuracy")
+    groups: dict[str, list[tuple[float, float]]] = {}
     for label, row in results:
         epsilon = row["epsilon"]["client"] or row["epsilon"]["record"]
         accuracy = row["metrics"].get("accuracy")
         if epsilon is not None and accuracy is not None:
-            axes.plot(epsilon, accuracy, "o", label=label)
-    if len(axes.lines) in range(1, 13):
+            setting = " ".join(part for part in label.split() if not part.startswith("seed="))
+            groups.setdefault(setting, []).append((epsilon, accuracy))
+    for setting, points in groups.items():
+        axes.plot(*zip(*points, strict=True), "o", label=setting or None, alpha=0.7)
+    best = frontier([_mean(points) for points in groups.values()])
+    if len(best) > 1:
+        axes.plot(*zip(*best, strict=True), "k--", linewidth=0.8, label="frontier")
+    if len(groups) in range(2, 13):
         axes.legend(fontsize=7)
     return _png(figure)
+
+
+def frontier(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """The (epsilon, accuracy) that no other beats in both, by epsilon."""
+    best: list[tuple[float, float]] = []
+    for epsilon, accuracy in sorted(points, key=lambda p: (p[0], -p[1])):
+        if not best or accuracy > best[-1][1]:
+            best.append((epsilon, accuracy))
+    return best
+
+
+def _mean(points: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    epsilons, accuracies = zip(*points, strict=True)
+    return sum(epsilons) / len(points), sum(accuracies) / len(points)

@@ -34,7 +34,8 @@ _AHEAD = 3
 # Shorter groups are cheaper called than sent.
 _WORTH = 0.02
 
-Work = Callable[[Any], Any]
+Tell = Callable[[Any], None]
+Work = Callable[[Any, Tell], Any]
 
 
 def available() -> int:
@@ -46,12 +47,15 @@ class Pool:
     """Processes that do one kind of work.
 
     Args:
-        work: called in a worker, with an item that can be pickled; so must its result be.
+        work: called in a worker, with an item that can be pickled, as its result must be,
+            and a function that tells this process something meanwhile.
         count: of workers.
+        told: is called here with what they tell.
     """
 
-    def __init__(self, work: Work, count: int) -> None:
+    def __init__(self, work: Work, count: int, told: Tell | None = None) -> None:
         validate.at_least("workers", count, 1)
+        self._told = told
         context = multiprocessing.get_context("fork")
         self._workers: list[tuple[ForkProcess, Connection]] = []
         for _ in range(count):
@@ -91,11 +95,22 @@ class Pool:
                 continue
             if not busy:
                 return
-            ready = wait(list(busy))
-            for connection in [c for c in busy if c in ready]:
-                process, place = busy.pop(connection)
-                done[place] = self._received(process, connection)
+            for connection in self._awaited(busy):
+                process, place = busy[connection]
+                kind, value = self._received(process, connection)
+                if kind == "told":
+                    if self._told is not None:
+                        self._told(value)
+                    continue
+                del busy[connection]
+                done[place] = value
                 idle.append((process, connection))
+
+    @staticmethod
+    def _awaited(busy: dict[Connection, tuple[ForkProcess, int]]) -> list[Connection]:
+        """Those that have a result; waits for the first."""
+        ready = wait(list(busy))
+        return [connection for connection in busy if connection in ready]
 
     def _send(self, process: ForkProcess, connection: Connection, item: Any) -> None:
         try:
@@ -103,13 +118,13 @@ class Pool:
         except (BrokenPipeError, ConnectionResetError) as error:
             raise self._dead(process) from error
 
-    def _received(self, process: ForkProcess, connection: Connection) -> Any:
+    def _received(self, process: ForkProcess, connection: Connection) -> tuple[str, Any]:
         try:
             kind, value = connection.recv()
         except (EOFError, ConnectionResetError) as error:
             raise self._dead(process) from error
-        if kind == "result":
-            return value
+        if kind in ("result", "told"):
+            return kind, value
         self.close()
         if kind == "raised":
             raise value
@@ -154,16 +169,16 @@ def _serve(work: Work, connection: Connection, others: Sequence[Connection]) -> 
         except (EOFError, ConnectionResetError):
             break
         try:
-            connection.send(_answer(work, item))
+            connection.send(_answer(work, item, connection))
         except (BrokenPipeError, ConnectionResetError):
             break
     # Nothing of the parent's is to be closed or flushed from here.
     os._exit(0)
 
 
-def _answer(work: Work, item: Any) -> tuple[str, Any]:
+def _answer(work: Work, item: Any, connection: Connection) -> tuple[str, Any]:
     try:
-        return "result", work(item)
+        return "result", work(item, lambda note: connection.send(("told", note)))
     except TacitError as error:
         return "raised", error
     except Exception:  # noqa: BLE001
@@ -219,7 +234,7 @@ class PooledGrid(InProcessGrid):
         for replies in self._pool.map(messages):
             yield from replies
 
-    def _answers(self, messages: list[Message]) -> list[Message]:
+    def _answers(self, messages: list[Message], tell: Tell) -> list[Message]:
         """A group's replies; called in a worker."""
         self.prepare(messages)
         return [self._call(message) for message in messages]

@@ -84,9 +84,9 @@ class People:
 def census(spec: RunSpec) -> Task:
     """The census over ``spec.clients`` clients: areas, or pooled people dealt out.
 
-    Columns for ``partition.column``: "client" (the area), "state", "label". Which areas are the test set is
-    fixed, so that seeds are comparable. Models: "linear" on schooling, work and state,
-    "person" without the state, "mlp" with a hidden layer.
+    Columns for ``partition.column``: "client" (the area), "state", "label". Which
+    areas are the test set is fixed, so that seeds are comparable. Models: "linear" on
+    schooling, work and state, "person" without the state, "mlp" with a hidden layer.
     """
     model, prepare = models.choose(MODELS, spec.model)
     people, test = _load(spec.data.root)

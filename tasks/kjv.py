@@ -66,9 +66,9 @@ class Sequences:
 def kjv(spec: RunSpec) -> Task:
     """Chapters over ``spec.clients`` clients, or pooled records dealt out.
 
-    Columns for ``partition.column``: "client" (the chapter), "book". Which chapters are the test set is
-    fixed, so that seeds are comparable. Models: "window", a softmax on the last few
-    characters; "convolution"; "lstm", which takes minutes where the others take seconds.
+    Columns for ``partition.column``: "client" (the chapter), "book". Which chapters
+    are the test set is fixed, so that seeds are comparable. Models: "window", a softmax on
+    the last four characters; "convolution"; "lstm", several times slower.
     """
     model, _ = models.choose(MODELS, spec.model)
     text, test = _load(spec.data.root)

@@ -297,6 +297,8 @@ def _warnings(view: View, made: Mapping[str, Any]) -> list[str]:
     said: list[str] = []
     if SEEDED in made["mechanism"]["noise_source"]:
         said.append(words.SEEDED_WARNING)
+    if made["mechanism"]["aggregation"] == "shortcut":
+        said.append(words.SHORTCUT_WARNING)
     said += [
         f"AN AUDIT REFUTED WHAT IS CLAIMED: leaf {audit['leaf']} found an epsilon of at least "
         f"{audit['lower_bound']} where {audit['charged']} was charged."

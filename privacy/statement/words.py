@@ -37,6 +37,8 @@ MECHANISMS = {
 AGGREGATIONS = {
     "plain": "The coordinator sees each client's vector.",
     "secure": "With secure aggregation the coordinator sees only the sum of the cohort's vectors.",
+    "shortcut": "A simulation added the vectors up as secure aggregation does, but without masks: "
+    "whoever ran it could see each client's vector.",
 }
 
 NOISES = {
@@ -68,6 +70,11 @@ SEEDED_WARNING = (
     "again. The figures are those of the same run with noise from the operating system."
 )
 
+SHORTCUT_WARNING = (
+    "THIS IS A SIMULATION: it left out the masks of secure aggregation. The figures against the "
+    "coordinator, alone or with clients, are those of the same run with secure aggregation."
+)
+
 NOTHING = "Nothing is claimed against whoever sees the released versions."
 
 
@@ -77,7 +84,7 @@ def actors(body: Mapping[str, Any]) -> list[str]:
     if mechanism not in MECHANISMS or aggregation not in AGGREGATIONS:
         return [NOT_CLAIMED]
     noise = "adds the noise" if mechanism == "central" else "adds no noise of its own"
-    sees = "each client's vector" if aggregation == "plain" else "the cohort's noised sum"
+    sees = "the cohort's noised sum" if aggregation == "secure" else "each client's vector"
     return [
         "Clients hold their own records, train on them and send updates.",
         f"The coordinator draws the cohorts, sees {sees}, who answered and when, and {noise}.",

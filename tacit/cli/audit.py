@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from tacit.cli.bars import rounds_bar
 from tacit.cli.common import HomeOption, JsonOption, number, print_json
-from tacit.cli.simulate import rounds_bar
 
 if TYPE_CHECKING:
     from tacit.simulations.audit import AuditResult

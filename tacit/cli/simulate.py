@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import logging
-import sys
-from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from tacit.cli.bars import rounds_bar, sweep_bars
 from tacit.cli.common import HomeOption, JsonOption, number, print_json
 
 if TYPE_CHECKING:
-    from tacit.configs.spec import RunSpec
-    from tacit.server.coordinator import RoundResult
-    from tacit.server.store import Row
     from tacit.simulations.engine import Result
 
 
@@ -31,10 +26,21 @@ def simulate(
         str | None,
         typer.Option("--resume", metavar="RUN", help="Go on with a run: its id, or last."),
     ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Processes to train clients in; changes no result. By default one a core where "
+            "that pays. With --multirun: runs at a time.",
+        ),
+    ] = None,
+    profile: Annotated[
+        bool, typer.Option("--profile", help="Show where time and memory go, by phase.")
+    ] = False,
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> None:
-    """Train a model over simulated clients in this process."""
+    """Train a model over simulated clients on this machine."""
     from tacit.privacy.errors import ConfigError
 
     given = overrides or []
@@ -44,23 +50,57 @@ def simulate(
             "start a new run to change something",
         )
     if multirun:
-        _sweep(given, home, as_json)
+        if profile:
+            raise ConfigError("--profile is for one run", "leave out --multirun")
+        _sweep(given, home, as_json, workers)
         return
     from tacit.configs.build import compose
 
     if resume is None:
         compose(given)  # A typo should be told before the seconds that torch takes to load.
     from tacit.simulations.engine import simulate as run
+    from tacit.simulations.profile import profiled
 
-    with rounds_bar() as (started, progress):
-        result = run(given, home=home, resume=resume, started=started, progress=progress)
+    with (
+        rounds_bar() as (started, progress),
+        profiled() if profile else contextlib.nullcontext() as spent,
+    ):
+        result = run(
+            given,
+            home=home,
+            resume=resume,
+            started=started,
+            progress=progress,
+            workers=workers,
+        )
+    phases = spent.rows() if spent is not None else None
     if as_json:
-        print_json(result.to_json())
-    else:
-        _closing(result)
+        print_json({**result.to_json(), **({"profile": phases} if phases else {})})
+        return
+    _closing(result)
+    if phases:
+        _phases(phases)
 
 
-def _sweep(overrides: list[str], home: str | None, as_json: bool) -> None:
+def _phases(rows: list[dict[str, Any]]) -> None:
+    from tacit.cli.common import print_table
+
+    print_table(
+        "where the time went",
+        ["phase", "seconds", "share", "MB at most"],
+        [
+            (
+                row["phase"],
+                f"{row['seconds']:.2f}",
+                f"{row['share']:.0%}",
+                number(row["peak_mb"], none=""),
+            )
+            for row in rows
+        ],
+    )
+
+
+def _sweep(overrides: list[str], home: str | None, as_json: bool, workers: int | None) -> None:
     from tacit.configs.build import compose, sweep
 
     lines = sweep(overrides)
@@ -68,8 +108,8 @@ def _sweep(overrides: list[str], home: str | None, as_json: bool) -> None:
         compose(line)
     from tacit.simulations.sweep import run_all
 
-    with rounds_bar(len(lines)) as (started, progress):
-        folder, results = run_all(lines, home, started, progress)
+    with sweep_bars(len(lines)) as watch:
+        folder, results = run_all(lines, home, watch, workers)
     if as_json:
         print_json({"runs": [r for _, r in results], "report": str(folder / "report.html")})
         return
@@ -91,77 +131,6 @@ def _sweep(overrides: list[str], home: str | None, as_json: bool) -> None:
         ],
     )
     print(f"report: {folder / 'report.html'}")
-
-
-Started = Callable[["Row", "RunSpec"], None]
-Progress = Callable[["RoundResult"], None]
-
-
-@contextlib.contextmanager
-def rounds_bar(runs: int = 1) -> Iterator[tuple[Started, Progress]]:
-    """A bar on stderr with accuracy and epsilon; lines where stderr isn't a terminal."""
-    from rich.console import Console
-    from rich.logging import RichHandler
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeRemainingColumn,
-    )
-
-    console = Console(stderr=True)
-    bar = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[shown]}"),
-        TimeRemainingColumn(),
-        console=console,
-        disable=not console.is_terminal,
-    )
-    task = bar.add_task("starting", total=None, shown="")
-    state: dict[str, Any] = {"count": 0, "rounds": 1}
-
-    def started(run: Row, spec: RunSpec) -> None:
-        state["count"] += 1
-        state["rounds"] = spec.rounds
-        of = f" ({state['count']}/{runs})" if runs > 1 else ""
-        bar.update(
-            task, description=f"{run['name']}{of}", total=spec.rounds, completed=run["round"]
-        )
-        if not console.is_terminal:
-            print(f"run {run['id']}{of}: {spec.rounds} rounds", file=sys.stderr)
-
-    def progress(result: RoundResult) -> None:
-        shown = _shown(result)
-        bar.update(task, completed=result.round, shown=shown)
-        tenth = max(1, state["rounds"] // 10)
-        if not console.is_terminal and (result.round % tenth == 0 or result.round == 1):
-            print(f"round {result.round}/{state['rounds']}: {shown}", file=sys.stderr)
-
-    # Through the bar's console, so that a warning doesn't tear it.
-    handler = RichHandler(console=console, show_time=False, show_path=False)
-    logger = logging.getLogger("tacit")
-    logger.addHandler(handler)
-    logger.propagate = False
-    try:
-        with bar:
-            yield started, progress
-    finally:
-        logger.removeHandler(handler)
-        logger.propagate = True
-
-
-def _shown(result: RoundResult) -> str:
-    parts = []
-    if "accuracy" in result.metrics:
-        parts.append(f"accuracy {result.metrics['accuracy']:.3f}")
-    for unit in ("client", "record"):
-        value = result.epsilon[unit]
-        if value is not None:
-            parts.append(f"epsilon({unit}) {value:.2f}")
-    return ", ".join(parts)
 
 
 def _closing(result: Result) -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from tacit import Result, Task, simulate
 from tacit.server.home import Home
+from tacit.simulations import report
 
 MakeTask = Callable[..., Task]
 
@@ -73,6 +74,50 @@ def test_a_run_without_epsilon_or_accuracy_has_a_report(
     assert "not claimed" in (made.folder / "report.html").read_text()
     assert set(made.epsilon.values()) == {None}
     assert made.metrics == {}
+
+
+def test_a_frontier_is_what_nothing_beats() -> None:
+    points = [(3.0, 0.9), (1.0, 0.5), (2.0, 0.4), (2.5, 0.7), (1.0, 0.3), (4.0, 0.9)]
+    assert report.frontier(points) == [(1.0, 0.5), (2.5, 0.7), (3.0, 0.9)]
+    assert report.frontier([]) == []
+
+
+def test_a_sweep_in_processes_is_the_sweep_in_one(tmp_path: Path) -> None:
+    from tacit.configs.build import sweep
+    from tacit.simulations.sweep import run_all
+
+    class Watch:
+        def __init__(self) -> None:
+            self.heard: list[tuple[str, int]] = []
+
+        def started(self, place: int, *rest: object) -> None:
+            self.heard.append(("started", place))
+
+        def progress(self, place: int, *rest: object) -> None:
+            self.heard.append(("progress", place))
+
+        def ended(self, place: int, *rest: object) -> None:
+            self.heard.append(("ended", place))
+
+    settings = ["rounds=2", "cohort=10", "model=pixels", "budget.epsilon=4", "seed=0,1"]
+    lines = sweep([*settings, "privacy.client.noise_multiplier=0.1,2"])
+    made, heard = [], []
+    for workers in (1, 2):
+        watch = Watch()
+        folder, results = run_all(lines, str(tmp_path / str(workers)), watch, workers)
+        keep = ("artifact_sha256", "status", "rounds", "epsilon")
+        made.append([(label, [row[key] for key in keep]) for label, row in results])
+        heard.append(watch.heard)
+        assert (folder / "report.html").is_file()
+    assert made[0] == made[1]
+    assert [label for label, _ in made[0]] == [
+        f"seed={s} privacy.client.noise_multiplier=2" for s in (0, 1)
+    ]
+    for k in range(4):
+        said = [kind for kind, place in heard[1] if place == k]
+        assert said == [kind for kind, place in heard[0] if place == k]
+        assert said[0] == "started"
+        assert said[-1] == "ended"
 
 
 def test_a_sweep_is_compared(home: Home, tmp_path: Path) -> None:

@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 
 from tacit.privacy.errors import ConfigError, DataError, EngineError
 from tacit.simulations.grid import groups
-from tacit.simulations.workers import Pool
+from tacit.simulations.workers import Pool, Tell
 
 
-def square(x: int) -> tuple[int, int]:
+def square(x: int, tell: Tell) -> tuple[int, int]:
     time.sleep(0.01 * (x % 3))
     return x * x, os.getpid()
 
@@ -38,7 +38,7 @@ def test_results_come_in_the_items_order(count: int) -> None:
         pool.close()
 
 
-def late(x: int) -> int:
+def late(x: int, tell: Tell) -> int:
     time.sleep(0.3 if x == 0 else 0.0)
     return x
 
@@ -52,7 +52,7 @@ def test_a_first_result_that_comes_last_stops_nothing() -> None:
 
 
 def test_a_large_item_and_a_large_result() -> None:
-    pool = Pool(lambda data: data * 2, 2)
+    pool = Pool(lambda data, tell: data * 2, 2)
     try:
         for made in pool.map([bytes(10_000_000)] * 5):
             assert len(made) == 20_000_000
@@ -60,7 +60,7 @@ def test_a_large_item_and_a_large_result() -> None:
         pool.close()
 
 
-def fails(x: int) -> int:
+def fails(x: int, tell: Tell) -> int:
     if x == 3:
         raise DataError("client 3 has no data", "mend it")
     if x == 5:
@@ -78,7 +78,7 @@ def test_an_error_of_the_users_is_raised_here_and_another_with_its_traceback() -
         list(pool.map([1, 5]))
 
 
-def dies(x: int) -> int:
+def dies(x: int, tell: Tell) -> int:
     if x == 2:
         os.kill(os.getpid(), signal.SIGKILL)
     if x == 4:
@@ -100,7 +100,7 @@ def test_workers_end_with_their_parent(tmp_path: Path) -> None:
     script = (
         "import os, sys, time\n"
         "from tacit.simulations.workers import Pool\n"
-        "pool = Pool(lambda x: os.getpid(), 3)\n"
+        "pool = Pool(lambda x, tell: os.getpid(), 3)\n"
         "print(*{*pool.map(range(30))}, flush=True)\n"
         "time.sleep(600)\n"
     )
@@ -112,6 +112,23 @@ def test_workers_end_with_their_parent(tmp_path: Path) -> None:
     parent.wait()
     _, alive = psutil.wait_procs(children, timeout=20)
     assert not [p for p in alive if p.status() != psutil.STATUS_ZOMBIE]
+
+
+def tells(x: int, tell: Tell) -> int:
+    for k in range(x):
+        tell((x, k))
+    return x
+
+
+def test_what_workers_tell_comes_before_their_result() -> None:
+    heard: list[tuple[int, int]] = []
+    pool = Pool(tells, 2, heard.append)
+    try:
+        for x, made in enumerate(pool.map(range(8))):
+            assert made == x
+            assert [note for note in heard if note[0] == x] == [(x, k) for k in range(x)]
+    finally:
+        pool.close()
 
 
 def test_no_workers_are_refused() -> None:

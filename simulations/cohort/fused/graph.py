@@ -1,17 +1,15 @@
 """A model as the chain of layers that the compiled engine knows.
 
 Only exact types are taken: a subclass, a hook or a parametrization can compute anything.
-`chain` reads the layers and where their weights are; `bind` gives them the shapes that
-records have. Images are channels-last inside, so a transpose stands wherever torch's order
-is seen: at a flattening, and before the first layer of images.
+`chain` reads the layers and where their weights are; `tacit.simulations.cohort.fused.shapes`
+gives them the shapes that records have.
 """
 
 from __future__ import annotations
 
-import ctypes
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -20,24 +18,6 @@ from torch import Tensor, nn
 
 from tacit.simulations.cohort.job import UnsupportedError
 from tacit.tasks.models import Scale
-
-Shape = tuple[int, ...]
-
-# As layers.h counts them.
-_KINDS = ("linear", "conv", "max", "average", "relu", "tanh", "scale", "norm", "pad", "transpose")
-KIND = {name: k for k, name in enumerate(_KINDS)}
-_WHOLE = (
-    *("kind", "size_in", "size_out"),
-    *("c", "h", "w", "oc", "kh", "kw", "sh", "sw", "oh", "ow"),
-    *("top", "left", "groups"),
-    *("weight", "weight_trained", "bias", "bias_trained", "in_place"),
-)
-
-
-class Spec(ctypes.Structure):
-    """``struct spec`` of layers.h."""
-
-    _fields_ = [*((name, ctypes.c_int64) for name in _WHOLE), ("value", ctypes.c_double)]
 
 
 @dataclass(frozen=True)
@@ -108,20 +88,21 @@ def chain(model: nn.Module) -> Chain:
 
 def _check_tensor(layer: nn.Module, tensor: Tensor, used: set[int]) -> None:
     if tensor.dtype != torch.float32 or tensor.device.type != "cpu":
-        raise UnsupportedError(f"{_name(layer)} in {tensor.dtype} on {tensor.device.type}")
+        raise UnsupportedError(f"{name_of(layer)} in {tensor.dtype} on {tensor.device.type}")
     if id(tensor) in used:
-        raise UnsupportedError(f"{_name(layer)} shares its parameters with another layer")
+        raise UnsupportedError(f"{name_of(layer)} shares its parameters with another layer")
     used.add(id(tensor))
 
 
-def _name(layer: nn.Module) -> str:
+def name_of(layer: nn.Module) -> str:
+    """As messages have it."""
     return type(layer).__name__
 
 
 def _leaves(module: nn.Module, seen: set[int]) -> Iterator[nn.Module]:
     """The layers of nested Sequentials, checked; without those that do nothing."""
     if id(module) in seen:
-        raise UnsupportedError(f"{_name(module)} is used twice")
+        raise UnsupportedError(f"{name_of(module)} is used twice")
     seen.add(id(module))
     _check_plain(module)
     if type(module) is nn.Sequential:
@@ -130,10 +111,10 @@ def _leaves(module: nn.Module, seen: set[int]) -> Iterator[nn.Module]:
         return
     check = _CHECKS.get(type(module))
     if check is None:
-        raise UnsupportedError(f"{_name(module)} isn't a layer that it knows")
+        raise UnsupportedError(f"{name_of(module)} isn't a layer that it knows")
     why = check(module)
     if why:
-        raise UnsupportedError(f"{_name(module)} with {why}")
+        raise UnsupportedError(f"{name_of(module)} with {why}")
     if type(module) not in (nn.Identity, nn.Dropout):
         yield module
 
@@ -145,15 +126,15 @@ def _check_plain(module: nn.Module) -> None:
         *(module._backward_hooks, module._backward_pre_hooks),
     )
     if any(hooks):
-        raise UnsupportedError(f"{_name(module)} has hooks")
+        raise UnsupportedError(f"{name_of(module)} has hooks")
     if "forward" in vars(module) or "__call__" in vars(module):
-        raise UnsupportedError(f"{_name(module)} has a forward of its own")
+        raise UnsupportedError(f"{name_of(module)} has a forward of its own")
     known = ("weight", "bias") if type(module) is not nn.Sequential else ()
     for name, tensor in module._parameters.items():
         if tensor is not None and name not in known:
-            raise UnsupportedError(f"{_name(module)} has a parameter {name}")
+            raise UnsupportedError(f"{name_of(module)} has a parameter {name}")
     if type(module) is not nn.Sequential and module._modules:
-        raise UnsupportedError(f"{_name(module)} isn't a layer that it knows")
+        raise UnsupportedError(f"{name_of(module)} isn't a layer that it knows")
 
 
 def _nothing(_: nn.Module) -> str:
@@ -171,12 +152,12 @@ def _check_conv(m: nn.Module) -> str:
 
 def _check_max(m: nn.Module) -> str:
     assert type(m) is nn.MaxPool2d
-    if _pair(m.dilation) != (1, 1):
+    if pair(m.dilation) != (1, 1):
         return f"dilation={m.dilation}"
-    if _pair(m.padding) != (0, 0):
+    if pair(m.padding) != (0, 0):
         return f"padding={m.padding}"
     # Which tap was the largest is kept in a byte.
-    taps = math.prod(_pair(m.kernel_size))
+    taps = math.prod(pair(m.kernel_size))
     if taps > 127:
         return f"a window of {taps} pixels"
     return "ceil_mode or return_indices" if m.ceil_mode or m.return_indices else ""
@@ -184,7 +165,7 @@ def _check_max(m: nn.Module) -> str:
 
 def _check_average(m: nn.Module) -> str:
     assert type(m) is nn.AvgPool2d
-    if _pair(m.padding) != (0, 0):
+    if pair(m.padding) != (0, 0):
         return f"padding={m.padding}"
     return "ceil_mode or divisor_override" if m.ceil_mode or m.divisor_override else ""
 
@@ -220,170 +201,13 @@ _CHECKS: dict[type[nn.Module], Callable[[nn.Module], str]] = {
 }
 
 
-def _pair(value: int | tuple[int, ...]) -> tuple[int, int]:
-    pair = (value, value) if isinstance(value, int) else value
-    if len(pair) != 2:
-        raise UnsupportedError(f"a size of {len(pair)} dimensions")
-    return int(pair[0]), int(pair[1])
-
-
-@dataclass
-class _Binder:
-    """Follows a record's shape through the layers.
-
-    Attributes:
-        shape: of a record, as torch has it.
-        last: whether channels are last in memory.
-        specs: so far.
-    """
-
-    shape: Shape
-    last: bool = False
-    specs: list[Spec] = field(default_factory=list)
-
-    def add(self, kind: str, shape: Shape, **values: float) -> None:
-        spec = Spec(kind=KIND[kind], weight=-1, bias=-1)
-        spec.size_in, spec.size_out = math.prod(self.shape), math.prod(shape)
-        for name, value in values.items():
-            setattr(spec, name, value)
-        self.specs.append(spec)
-        self.shape = shape
-
-    def image(self, layer: nn.Module) -> Shape:
-        """Brings channels last; the shape (channels, height, width)."""
-        if len(self.shape) != 3:
-            raise UnsupportedError(f"{_name(layer)} over records of shape {self.shape}")
-        c, h, w = self.shape
-        if not self.last and c > 1 and h * w > 1:
-            self.add("transpose", self.shape, h=c, w=h * w)
-        self.last = True
-        return self.shape
-
-    def plain(self) -> None:
-        """Brings torch's order back."""
-        if self.last:
-            c, h, w = self.shape
-            if c > 1 and h * w > 1:
-                self.add("transpose", self.shape, h=h * w, w=c)
-            self.last = False
-
-    def elementwise(self, kind: str, value: float = 0.0) -> None:
-        # ReLU and tanh look at what they put out when they go backwards.
-        kept = (KIND["relu"], KIND["tanh"])
-        in_place = not self.specs or self.specs[-1].kind not in kept
-        self.add(kind, self.shape, in_place=int(in_place), value=value)
-
-
-def bind(found: Chain, shape: Shape) -> list[Spec]:
-    """The chain for records of one shape.
+def pair(value: int | tuple[int, ...]) -> tuple[int, int]:
+    """A size, of both axes.
 
     Raises:
-        UnsupportedError: the layers can't take it, or don't put out a vector of classes.
+        UnsupportedError: it is of other than two.
     """
-    binder = _Binder(shape)
-    if math.prod(shape) == 0:
-        raise UnsupportedError(f"records of shape {shape}")
-    for layer, (weight, bias) in zip(found.layers, found.places, strict=True):
-        tensors: dict[str, float] = {
-            "weight": weight.offset,
-            "weight_trained": int(weight.trained),
-            "bias": bias.offset,
-            "bias_trained": int(bias.trained),
-        }
-        _BIND[type(layer)](binder, layer, tensors)
-    if len(binder.shape) != 1:
-        raise UnsupportedError(f"outputs of shape {binder.shape}, not of classes")
-    return binder.specs
-
-
-def _bind_linear(binder: _Binder, m: nn.Module, tensors: dict[str, float]) -> None:
-    assert type(m) is nn.Linear
-    if binder.shape != (m.in_features,):
-        raise UnsupportedError(f"Linear({m.in_features}) over records of shape {binder.shape}")
-    binder.add("linear", (m.out_features,), **tensors)
-
-
-def _bind_conv(binder: _Binder, m: nn.Module, tensors: dict[str, float]) -> None:
-    assert type(m) is nn.Conv2d
-    c, h, w = binder.image(m)
-    if c != m.in_channels:
-        raise UnsupportedError(f"Conv2d of {m.in_channels} channels over shape {binder.shape}")
-    (kh, kw), (sh, sw) = _pair(m.kernel_size), _pair(m.stride)
-    (top, bottom), (left, right) = _frame(m, 0, kh), _frame(m, 1, kw)
-    if top or bottom or left or right:
-        framed = (c, h + top + bottom, w + left + right)
-        binder.add("pad", framed, c=c, h=h, w=w, oh=framed[1], ow=framed[2], top=top, left=left)
-    _, h, w = binder.shape
-    oh, ow = _windows(m, h, kh, sh), _windows(m, w, kw, sw)
-    sizes = {"c": c, "h": h, "w": w, "oc": m.out_channels, "oh": oh, "ow": ow}
-    steps = {"kh": kh, "kw": kw, "sh": sh, "sw": sw}
-    binder.add("conv", (m.out_channels, oh, ow), **sizes, **steps, **tensors)
-
-
-def _frame(m: nn.Conv2d, axis: int, kernel: int) -> tuple[int, int]:
-    """Zeros before and after."""
-    if m.padding == "same":
-        return (kernel - 1) // 2, kernel - 1 - (kernel - 1) // 2
-    if m.padding == "valid":
-        return 0, 0
-    assert not isinstance(m.padding, str)
-    return m.padding[axis], m.padding[axis]
-
-
-def _windows(m: nn.Module, size: int, kernel: int, stride: int) -> int:
-    if size < kernel:
-        raise UnsupportedError(f"{_name(m)} of {kernel} pixels over {size}")
-    return (size - kernel) // stride + 1
-
-
-def _bind_pool(binder: _Binder, m: nn.Module, tensors: dict[str, float]) -> None:
-    assert type(m) is nn.MaxPool2d or type(m) is nn.AvgPool2d
-    c, h, w = binder.image(m)
-    (kh, kw), (sh, sw) = _pair(m.kernel_size), _pair(m.stride)
-    oh, ow = _windows(m, h, kh, sh), _windows(m, w, kw, sw)
-    sizes = {"c": c, "h": h, "w": w, "oh": oh, "ow": ow, "kh": kh, "kw": kw, "sh": sh, "sw": sw}
-    binder.add("max" if type(m) is nn.MaxPool2d else "average", (c, oh, ow), **sizes)
-
-
-def _bind_group_norm(binder: _Binder, m: nn.Module, tensors: dict[str, float]) -> None:
-    assert type(m) is nn.GroupNorm
-    c, h, w = binder.image(m) if len(binder.shape) == 3 else (*binder.shape, 1, 1)[:3]
-    if len(binder.shape) == 2 or c != m.num_channels:
-        raise UnsupportedError(f"GroupNorm of {m.num_channels} over shape {binder.shape}")
-    if c * h * w == m.num_groups:
-        raise UnsupportedError("GroupNorm of groups of one value")
-    binder.add("norm", binder.shape, c=c, w=h * w, groups=m.num_groups, value=m.eps, **tensors)
-
-
-def _bind_layer_norm(binder: _Binder, m: nn.Module, tensors: dict[str, float]) -> None:
-    assert type(m) is nn.LayerNorm
-    binder.plain()
-    if tuple(m.normalized_shape) != binder.shape:
-        raise UnsupportedError(f"LayerNorm of a part of records of shape {binder.shape}")
-    binder.add(
-        "norm", binder.shape, c=math.prod(binder.shape), w=1, groups=1, value=m.eps, **tensors
-    )
-
-
-def _bind_flatten(binder: _Binder, m: nn.Module, tensors: dict[str, float]) -> None:
-    binder.plain()
-    binder.shape = (math.prod(binder.shape),)
-
-
-def _bind_scale(binder: _Binder, m: nn.Module, tensors: dict[str, float]) -> None:
-    assert type(m) is Scale
-    binder.elementwise("scale", m.factor)
-
-
-_BIND: dict[type[nn.Module], Callable[[_Binder, nn.Module, dict[str, float]], None]] = {
-    nn.Linear: _bind_linear,
-    nn.Conv2d: _bind_conv,
-    nn.MaxPool2d: _bind_pool,
-    nn.AvgPool2d: _bind_pool,
-    nn.GroupNorm: _bind_group_norm,
-    nn.LayerNorm: _bind_layer_norm,
-    nn.Flatten: _bind_flatten,
-    nn.ReLU: lambda binder, m, tensors: binder.elementwise("relu"),
-    nn.Tanh: lambda binder, m, tensors: binder.elementwise("tanh"),
-    Scale: _bind_scale,
-}
+    both = (value, value) if isinstance(value, int) else value
+    if len(both) != 2:
+        raise UnsupportedError(f"a size of {len(both)} dimensions")
+    return int(both[0]), int(both[1])

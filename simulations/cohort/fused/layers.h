@@ -10,7 +10,7 @@
 
 enum { LINEAR, CONVOLUTION, MAXIMUM, AVERAGE, RELU, TANH, SCALE, NORM, PAD, TRANSPOSE };
 
-/* As `graph.Spec` has it. Heights and widths are of what is put in; those of what comes out
+/* As `shapes.Spec` has it. Heights and widths are of what is put in; those of what comes out
    are oh and ow. A transpose turns h x w; a norm has w pixels of c channels. */
 struct spec {
     int64_t kind, in, out;

@@ -127,10 +127,12 @@ def test_a_relative_cache_counts_as_unset(tmp_path: Path, monkeypatch: pytest.Mo
     assert compiler.directory() == tmp_path / "home" / ".cache" / "tacit"
 
 
-def test_a_compiler_that_fails(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_compiler_that_fails(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     body = '[ "$1" = --version ] && exit 0\necho first >&2\necho second >&2\nexit 1'
     monkeypatch.setenv("CC", script(tmp_path / "broken", body))
-    with pytest.raises(UnsupportedError, match="failed: first$"):
+    with pytest.raises(UnsupportedError, match=r"failed: first$"):
         compiler.library()
     assert not list(cache.iterdir())
 
@@ -156,7 +158,7 @@ def test_a_compiler_that_cannot_run(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_no_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
-    with pytest.raises(UnsupportedError, match="no C compiler .cc, gcc or clang"):
+    with pytest.raises(UnsupportedError, match="no C compiler"):
         compiler.library()
     monkeypatch.setenv("CC", "nowhere -m64")
     with pytest.raises(UnsupportedError, match="no C compiler: CC=nowhere"):

@@ -60,7 +60,9 @@ def engine(model: nn.Module, recipe: Recipe) -> FusedEngine:
 
 
 def flat(model: nn.Module) -> NDArray[np.float32]:
-    return torch.cat([p.detach().reshape(-1) for p in model.parameters() if p.requires_grad]).numpy()
+    return torch.cat(
+        [p.detach().reshape(-1) for p in model.parameters() if p.requires_grad]
+    ).numpy()
 
 
 def job(shape: tuple[int, ...], recipe: Recipe, records: int = 6, classes: int = 3) -> Job:
@@ -92,7 +94,9 @@ class Reference:
     def look(self, layer: nn.Module, inputs: tuple[Tensor]) -> None:
         gaps = inputs[0].detach().abs()
         if isinstance(layer, nn.MaxPool2d):
-            windows = nn.functional.unfold(inputs[0].detach(), layer.kernel_size, stride=layer.stride)
+            windows = nn.functional.unfold(
+                inputs[0].detach(), layer.kernel_size, stride=layer.stride
+            )
             taps = nn.functional.unfold(gaps[:, :1], layer.kernel_size).shape[1]
             top = windows.unflatten(1, (-1, taps)).topk(min(2, taps), 2).values
             gaps = top[:, :, 0] - top[:, :, -1]
@@ -109,7 +113,9 @@ class Reference:
         grads = torch.autograd.grad(loss, self.trained)
         return torch.cat([g.reshape(-1) for g in grads]).numpy()
 
-    def total(self, w: NDArray[np.float64], made: Job, rows: NDArray[np.int64]) -> NDArray[np.float64]:
+    def total(
+        self, w: NDArray[np.float64], made: Job, rows: NDArray[np.int64]
+    ) -> NDArray[np.float64]:
         """The clipped sum, or the mean."""
         clip, total = self.recipe.clip, np.zeros_like(w)
         for row in rows:
@@ -262,16 +268,32 @@ def test_same_padding_and_identity() -> None:
     compare(nn.Sequential(inner, nn.Flatten(), nn.Linear(60, 3)), DP, job((2, 6, 5), DP))
 
 
-def test_ties_go_to_the_first() -> None:
+@pytest.mark.parametrize("pool", [nn.MaxPool2d(2, 1), nn.MaxPool2d(2), nn.MaxPool2d(3, 1)])
+@pytest.mark.parametrize("channels", [3, 16])
+def test_ties_go_to_the_first(pool: nn.Module, channels: int) -> None:
     torch.manual_seed(1)
-    # Every window of the pool holds the same value often.
-    model = nn.Sequential(nn.Conv2d(1, 16, 2), nn.MaxPool2d(2, 1), nn.Flatten(), nn.Linear(144, 3))
-    made = job((1, 5, 5), DP)
-    made = dataclasses.replace(made, inputs=(made.inputs > 0).float())
-    compare(model, DP, made)
-    compare(nn.Sequential(nn.MaxPool2d(2, 1), *model), DP, dataclasses.replace(
-        made, inputs=(torch.rand((6, 1, 6, 6), generator=torch.Generator().manual_seed(2)) > 0.7).float()
-    ))
+    # From zero all pixels are equal, but not what they were made from.
+    convolution = nn.Conv2d(1, channels, 2)
+    nn.init.zeros_(convolution.weight)
+    model = nn.Sequential(convolution, pool, nn.Flatten(), nn.LazyLinear(3))
+    recipe = dataclasses.replace(DP, steps=1)
+    made = job((1, 7, 7), recipe)
+    model(made.inputs)
+    compare(model, recipe, made)
+
+
+@pytest.mark.parametrize("pixel", [(0, 0), (1, 1)])
+def test_a_maximum_of_nan_is_nan(pixel: tuple[int, int]) -> None:
+    torch.manual_seed(1)
+    model = nn.Sequential(nn.MaxPool2d(2), nn.Flatten(), nn.Linear(9, 3))
+    made = job((1, 6, 6), DP)
+    rows = [rows[rows != 2] for rows in made.rows]
+    assert any(2 in rows for rows in made.rows)
+    made.inputs[2, 0, pixel[0], pixel[1]] = float("nan")
+    got, clean = engine(model, DP).updates(
+        flat(model), [made, dataclasses.replace(made, rows=rows)]
+    )
+    np.testing.assert_allclose(got, clean, rtol=0, atol=1e-6)
 
 
 # -- Batches and records at the edges
@@ -368,7 +390,9 @@ def test_records_of_any_layout() -> None:
     strided = made.inputs.to(memory_format=torch.channels_last)
     trainer = engine(model, DP)
     targets = torch.stack([made.targets, made.targets], 1)[:, 0]
-    got = trainer.updates(flat(model), [made, dataclasses.replace(made, inputs=strided, targets=targets)])
+    got = trainer.updates(
+        flat(model), [made, dataclasses.replace(made, inputs=strided, targets=targets)]
+    )
     np.testing.assert_array_equal(got[0], got[1])
 
 
