@@ -80,7 +80,10 @@ def _results(
     lines: Sequence[Sequence[str]], home: Home, watch: Watch | None, workers: int | None
 ) -> Iterator[Row | str]:
     """Each run's result in the lines' order, or why its budget refused it."""
+    specs = [compose(line) for line in lines]
     count = min(available() if workers is None else workers, len(lines))
+    if any(spec.threads > 1 for spec in specs):
+        count = 1  # A worker has one thread.
 
     def work(item: tuple[int, Sequence[str]], tell: Tell) -> Row | str:
         place, line = item
@@ -104,8 +107,8 @@ def _results(
         yield from (work(item, told) for item in enumerate(lines))
         return
     # What tasks load and keep is then there, once, for every process.
-    for name in {(spec.task, spec.data): spec for spec in map(compose, lines)}.values():
-        load(name)
+    for spec in {(spec.task, spec.data): spec for spec in specs}.values():
+        load(spec)
     pool = Pool(work, count, told)
     try:
         yield from pool.map(enumerate(lines))

@@ -23,6 +23,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkProcess
 from typing import Any
 
+import torch
 from flwr.app import Message
 
 from tacit.privacy import validate
@@ -161,6 +162,8 @@ def _serve(work: Work, connection: Connection, others: Sequence[Connection]) -> 
     # The terminal's interrupt is the parent's to handle, and its log handlers may hold locks.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    # OpenMP's threads aren't forked: a library that waits for them would wait for ever.
+    torch.set_num_threads(1)
     for logger in (logging.getLogger(), logging.getLogger("tacit")):
         logger.handlers.clear()
     while True:

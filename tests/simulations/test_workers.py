@@ -11,6 +11,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -129,6 +130,25 @@ def test_what_workers_tell_comes_before_their_result() -> None:
             assert [note for note in heard if note[0] == x] == [(x, k) for k in range(x)]
     finally:
         pool.close()
+
+
+def convolves(size: int, tell: Tell) -> float:
+    image = torch.ones(8, 16, size, size)
+    return float(torch.nn.functional.conv2d(image, torch.ones(16, 16, 3, 3)).sum())
+
+
+def test_workers_of_a_process_that_has_used_many_threads_do_not_hang() -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        due = [convolves(size, print) for size in (40, 80)]
+        pool = Pool(convolves, 2)
+        try:
+            assert list(pool.map([40, 80])) == pytest.approx(due)
+        finally:
+            pool.close()
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_no_workers_are_refused() -> None:
