@@ -185,6 +185,13 @@ def check_gradients(task: Task, module: GradSampleModule, x: Tensor, y: Tensor) 
         p.grad = None
 
 
+@torch.no_grad()
+def is_finite(task: Task, module: GradSampleModule, x: Tensor, y: Tensor) -> bool:
+    """Whether the loss of some records is."""
+    with _dropout_off(module._module), unhooked(module):
+        return bool(torch.isfinite(task.loss(module._module(x), y)).all())
+
+
 def _autograd(
     task: Task, model: nn.Module, parameters: list[nn.Parameter], x: Tensor, y: Tensor
 ) -> list[Tensor]:

@@ -160,7 +160,7 @@ class Trainer:
         return torch.cat(self._noisy.summed).double().numpy() * scale
 
     def _check(self, inputs: Tensor, targets: Tensor) -> None:
-        """Tries loss and gradients on two made-up records, at the model's first parameters.
+        """Tries loss and gradients on two made-up records, where the model begins and near it.
 
         Of the client's records only shape and type are used: whether a check fails leaves the
         client as an error, which nobody charges.
@@ -169,6 +169,9 @@ class Trainer:
         guard.check_loss(self.task, self.model, self._module, x, y)
         if self._module is not None:
             guard.check_gradients(self.task, self._module, x, y)
+            vector.write(self.model, vector.moved(self.model))
+            if guard.is_finite(self.task, self._module, x, y):
+                guard.check_gradients(self.task, self._module, x, y)
         self._checked = True
 
     def counts(self, parameters: Vector, inputs: Tensor, targets: Tensor, source: Source) -> Vector:

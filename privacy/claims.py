@@ -210,5 +210,5 @@ SHARES = "the clients in the sum add their shares of the noise and don't publish
 HIDDEN_DRAW = "the coordinator and the clients of a cohort keep its Poisson draw secret"
 OWN_SHARE = "the client adds its own share of the noise; secure aggregation may be broken"
 SECURE = "secure aggregation holds, and the clients in the sum add their shares of the noise"
-SHORTCUT = "this simulation left the masks out, and who ran it could see each vector; with them"
+SHORTCUT = "as with the masks that this simulation left out, so that who ran it saw each vector"
 COLLUSION = "as for the coordinator, but with the planned number of clients on its side"

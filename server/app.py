@@ -53,6 +53,11 @@ def main(grid: Grid, context: Context) -> None:
     resumed = str(context.run_config.get("resume") or "")
     directory = _directory(spec, home, isinstance(grid, InMemoryGrid))
     run = store.run(resumed) if resumed else runs.create(spec, task, store)
+    if runs.spec_of(run).secure.protocol == "shortcut":
+        raise ConfigError(
+            f"run={run['id']} was begun by `tacit simulate`, without the masks",
+            "go on with tacit simulate --resume",
+        )
     print(f"tacit run {run['id']}", flush=True)
     with runs.coordinator(run, task, store, home, legs, directory) as coordinator:
         for result in coordinator.rounds():

@@ -186,10 +186,11 @@ def _grid(
     settled = plan(task, spec)
     # A session of secure aggregation is kept where it began.
     alone = settled.aggregation == "secure" or spec.threads > 1 or spec.faults.active
+    alone = alone or trainer is not None  # It may keep something.
     if alone and workers is not None and workers > 1:
         raise ConfigError(
             f"workers={workers} needs clients that keep nothing between messages, and threads=1",
-            "leave workers out with the full protocol of secure aggregation and with faults",
+            "leave workers out with the full protocol of secure aggregation, faults, or a trainer",
         )
     ahead = None
     if trainer is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
@@ -21,6 +21,9 @@ from tacit.simulations.workers import Pool, Tell, available
 from tacit.tasks.task import load
 
 log = logging.getLogger("tacit")
+
+
+Ended = Callable[[int, "Row | str"], None]
 
 
 class Watch(Protocol):
@@ -63,57 +66,75 @@ def run_all(
     with explained(f"{folder} can't be made"):
         folder.mkdir(parents=True, mode=0o700)
     varied = _varied(lines)
-    results: list[tuple[str, Row]] = []
-    for k, found in enumerate(_results(lines, place, watch, workers)):
+    done: dict[int, Row] = {}
+
+    def ended(k: int, found: Row | str) -> None:
         if watch is not None:
             watch.ended(k, varied[k], found if isinstance(found, dict) else None)
         if isinstance(found, str):
             log.warning("left out: %s: %s", varied[k], found)
-            continue
-        results.append((varied[k], found))
+            return
+        done[k] = found
+        results = [(varied[i], done[i]) for i in sorted(done)]
         report.compare(results, folder)
         write_durably(folder / "results.json", json.dumps(results).encode())
-    return folder, results
+
+    _run(lines, place, (watch, ended), workers)
+    return folder, [(varied[k], done[k]) for k in sorted(done)]
 
 
-def _results(
-    lines: Sequence[Sequence[str]], home: Home, watch: Watch | None, workers: int | None
-) -> Iterator[Row | str]:
-    """Each run's result in the lines' order, or why its budget refused it."""
+def _run(
+    lines: Sequence[Sequence[str]],
+    home: Home,
+    watching: tuple[Watch | None, Ended],
+    workers: int | None,
+) -> None:
+    """Runs the lines; tells each run's result, or why its budget refused it, as it ends."""
+    watch, ended = watching
     specs = [compose(line) for line in lines]
     count = min(available() if workers is None else workers, len(lines))
     if any(spec.threads > 1 for spec in specs):
         count = 1  # A worker has one thread.
 
-    def work(item: tuple[int, Sequence[str]], tell: Tell) -> Row | str:
-        place, line = item
-        try:
-            return simulate(
-                line,
-                home=home.root,
-                started=lambda run, spec: tell(("started", place, run, spec)),
-                progress=lambda result: tell(("progress", place, result)),
-                workers=1,
-            ).to_json()
-        except BudgetError as refusal:
-            return refusal.message
+    def work(item: tuple[int, Sequence[str]], tell: Tell) -> None:
+        _one(*item, home, tell)
 
     def told(note: Any) -> None:
         kind, *rest = note
-        if watch is not None:
+        if kind == "ended":
+            ended(*rest)
+        elif watch is not None:
             getattr(watch, kind)(*rest)
 
     if count <= 1:
-        yield from (work(item, told) for item in enumerate(lines))
+        for item in enumerate(lines):
+            work(item, told)
         return
     # What tasks load and keep is then there, once, for every process.
     for spec in {(spec.task, spec.data): spec for spec in specs}.values():
         load(spec)
     pool = Pool(work, count, told)
     try:
-        yield from pool.map(enumerate(lines))
+        for _ in pool.map(enumerate(lines)):
+            pass
     finally:
         pool.close()
+
+
+def _one(place: int, line: Sequence[str], home: Home, tell: Tell) -> None:
+    """One run, which tells how it goes and how it ended."""
+    try:
+        result = simulate(
+            line,
+            home=home.root,
+            started=lambda run, spec: tell(("started", place, run, spec)),
+            progress=lambda result: tell(("progress", place, result)),
+            workers=1,
+        )
+    except BudgetError as refusal:
+        tell(("ended", place, refusal.message))
+    else:
+        tell(("ended", place, result.to_json()))
 
 
 def _varied(lines: Sequence[Sequence[str]]) -> list[str]:

@@ -15,10 +15,13 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import os
+import pickle
 import signal
+import sys
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from logging.handlers import QueueHandler
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkProcess
 from typing import Any
@@ -57,6 +60,7 @@ class Pool:
     def __init__(self, work: Work, count: int, told: Tell | None = None) -> None:
         validate.at_least("workers", count, 1)
         self._told = told
+        self._said: set[str] = set()
         context = multiprocessing.get_context("fork")
         self._workers: list[tuple[ForkProcess, Connection]] = []
         for _ in range(count):
@@ -76,6 +80,18 @@ class Pool:
             TacitError: what a worker raised.
             EngineError: anything else did, with its traceback; or a worker is dead.
         """
+        if self.closed:
+            raise RuntimeError("the workers have ended")
+        whole = False
+        try:
+            yield from self._mapped(items)
+            whole = True
+        finally:
+            # Results of what nobody waits for any more would be taken for the next items'.
+            if not whole:
+                self.close()
+
+    def _mapped(self, items: Iterable[Any]) -> Iterator[Any]:
         todo = enumerate(items)
         idle = list(self._workers)
         busy: dict[Connection, tuple[ForkProcess, int]] = {}
@@ -99,6 +115,9 @@ class Pool:
             for connection in self._awaited(busy):
                 process, place = busy[connection]
                 kind, value = self._received(process, connection)
+                if kind == "log":
+                    self._logged(value)
+                    continue
                 if kind == "told":
                     if self._told is not None:
                         self._told(value)
@@ -107,11 +126,10 @@ class Pool:
                 done[place] = value
                 idle.append((process, connection))
 
-    @staticmethod
-    def _awaited(busy: dict[Connection, tuple[ForkProcess, int]]) -> list[Connection]:
-        """Those that have a result; waits for the first."""
+    def _awaited(self, busy: Mapping[Connection, object]) -> list[Connection]:
+        """Those that have something to say; waits for the first."""
         ready = wait(list(busy))
-        return [connection for connection in busy if connection in ready]
+        return [c for _, c in self._workers if c in busy and c in ready]
 
     def _send(self, process: ForkProcess, connection: Connection, item: Any) -> None:
         try:
@@ -124,7 +142,7 @@ class Pool:
             kind, value = connection.recv()
         except (EOFError, ConnectionResetError) as error:
             raise self._dead(process) from error
-        if kind in ("result", "told"):
+        if kind in ("result", "told", "log"):
             return kind, value
         self.close()
         if kind == "raised":
@@ -140,6 +158,17 @@ class Pool:
             f"a worker process died ({how}); the round's charge stands",
             "is memory short? try fewer --workers; go on with tacit simulate --resume last",
         )
+
+    def _logged(self, record: logging.LogRecord) -> None:
+        """Passes a worker's record on; what several say alike once."""
+        if record.getMessage() not in self._said:
+            self._said.add(record.getMessage())
+            logging.getLogger(record.name).handle(record)
+
+    @property
+    def closed(self) -> bool:
+        """Whether the workers have ended."""
+        return not self._workers
 
     def close(self) -> None:
         """Ends the workers."""
@@ -164,19 +193,45 @@ def _serve(work: Work, connection: Connection, others: Sequence[Connection]) -> 
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     # OpenMP's threads aren't forked: a library that waits for them would wait for ever.
     torch.set_num_threads(1)
-    for logger in (logging.getLogger(), logging.getLogger("tacit")):
-        logger.handlers.clear()
+    # As may whatever draws the parent's progress.
+    sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__
+    logging.getLogger().handlers.clear()
+    logger = logging.getLogger("tacit")
+    logger.handlers, logger.propagate = [_Sending(connection)], False
     while True:
         try:
             item = connection.recv()
         except (EOFError, ConnectionResetError):
             break
         try:
-            connection.send(_answer(work, item, connection))
+            _send(connection, _answer(work, item, connection))
         except (BrokenPipeError, ConnectionResetError):
             break
     # Nothing of the parent's is to be closed or flushed from here.
     os._exit(0)
+
+
+class _Sending(QueueHandler):
+    """Sends a worker's log records to its parent."""
+
+    def __init__(self, connection: Connection) -> None:
+        super().__init__(connection)  # type: ignore[arg-type]  # only `enqueue` uses it
+
+    def enqueue(self, record: logging.LogRecord) -> None:
+        """Sends one."""
+        self.queue.send(("log", record))  # type: ignore[attr-defined]
+
+
+def _send(connection: Connection, answer: tuple[str, Any]) -> None:
+    """Sends an answer; one that can't be pickled, or not be read again, as a failure."""
+    kind, value = answer
+    try:
+        if kind == "raised":
+            pickle.loads(pickle.dumps(value))  # noqa: S301 - what was dumped here
+        connection.send(answer)
+    except (pickle.PicklingError, TypeError, AttributeError):
+        why = traceback.format_exc() if kind != "raised" else f"{type(value).__name__}: {value}"
+        connection.send(("failed", why))
 
 
 def _answer(work: Work, item: Any, connection: Connection) -> tuple[str, Any]:
@@ -219,6 +274,8 @@ class PooledGrid(InProcessGrid):
         if count == 1 or not kinds <= {"train", "evaluate"}:
             yield from super().pull_messages(ids)
             return
+        if self._pool is not None and self._pool.closed:
+            self._pool = None
         todo = list(groups(ids))
         while todo and self._pool is None:
             if self._wanted is not None:

@@ -42,7 +42,8 @@ class Task:
         name: of the model in the registry.
         model: makes the network; called under a fixed seed, the same on both sides.
         data: the records of client k, for k in range(clients), as (inputs, targets) with
-            the records in dimension 0. A client may have none.
+            the records in dimension 0. A client may have none. A simulation may call it in
+            forked processes: what it reads from, a file or a connection, it opens itself.
         loss: mean loss over the records of a batch; a record's loss may depend on no other
             record.
         examples_per_client: nominal records of a client, as everybody knows it; sets the

@@ -241,8 +241,11 @@ def _administrative(
 
 
 def _headline(made: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """The row an entry is filed under; None where noise from a seed hides nothing."""
-    if made["headline"] == NOT_CLAIMED or SEEDED in made["mechanism"]["noise_source"]:
+    """The row an entry is filed under; None where a simulation hides nothing."""
+    mechanism = made["mechanism"]
+    if SEEDED in mechanism["noise_source"] or mechanism["aggregation"] == "shortcut":
+        return None
+    if made["headline"] == NOT_CLAIMED:
         return None
     row: Mapping[str, Any] = made["headline"]
     return row

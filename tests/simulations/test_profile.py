@@ -32,6 +32,13 @@ def test_phases_add_up_and_the_functions_are_themselves_again(home: Home) -> Non
     assert all(row["peak_mb"] is None or row["peak_mb"] > 10 for row in rows)
 
 
+def test_workers_are_waited_for(home: Home) -> None:
+    settings = [*TINY, "clients=40", "cohort=40", "rounds=1"]
+    with profile.profiled() as made:
+        simulate(settings, task=make_tiny(clients=40), home=home.root, workers=2)
+    assert made.seconds["waiting for workers"] > 0
+
+
 def test_what_an_inner_phase_takes_is_not_the_outer_ones() -> None:
     made, running = profile.Profile(), [[0.0]]
     inner = profile._timed(lambda: time.sleep(0.05), "inner", made, running)

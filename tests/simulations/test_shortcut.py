@@ -14,6 +14,7 @@ from tacit.client.app import make_app
 from tacit.configs import build, wire
 from tacit.privacy.messages import TrainRequest
 from tacit.privacy.plan import PrivacyPlan
+from tacit.privacy.statement.registry import registry_entry
 from tacit.server.home import Home
 from tacit.server.statements import of_version
 from tacit.server.store import Store
@@ -76,11 +77,20 @@ def test_ledger_and_statement_name_it(tmp_path: Path) -> None:
         place = (row["unit"], row["adversary"], row["amplified"], row["epsilon"])
         assert place == (other["unit"], other["adversary"], other["amplified"], other["epsilon"])
         hidden = row["adversary"] in ("coordinator", "collusion") and row["epsilon"] is not None
-        assert ("left the masks out" in str(other["assumes"])) == hidden
-        assert "left the masks out" not in str(row["assumes"])
+        assert ("this simulation left out" in str(other["assumes"])) == hidden
+        assert "this simulation left out" not in str(row["assumes"])
     assert "it left out the masks" in warned
     assert "it left out the masks" not in plain
     assert "whoever ran it could see" in warned
+    assert "secure aggregation holds" in plain
+    store = Store(Home(tmp_path / "b"))
+    made = of_version(store, store.versions()[-1])
+    assert not any("Against the coordinator that bound" in line for line in made["summary"])
+    # A simulation's entry has no epsilon.
+    assert '"epsilon"' not in json.dumps(registry_entry(made))
+    full_store = Store(Home(tmp_path / "a"))
+    whole = of_version(full_store, full_store.versions()[-1])
+    assert '"epsilon"' in json.dumps(registry_entry(whole))
 
 
 def test_a_client_that_is_no_simulations_refuses_it() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import subprocess
@@ -149,6 +150,48 @@ def test_workers_of_a_process_that_has_used_many_threads_do_not_hang() -> None:
             pool.close()
     finally:
         torch.set_num_threads(before)
+
+
+def test_a_pool_that_was_left_early_gives_nothing_stale() -> None:
+    pool = Pool(square, 2)
+    results = pool.map(range(50))
+    assert next(results)[0] == 0
+    results.close()  # type: ignore[attr-defined]
+    assert pool.closed
+    with pytest.raises(RuntimeError, match="ended"):
+        list(pool.map([1]))
+
+
+class OwnError(DataError):
+    def __init__(self, client: int, more: int) -> None:
+        super().__init__(f"client {client}")
+
+
+def unpicklable(x: int, tell: Tell) -> object:
+    if x == 1:
+        raise OwnError(7, 8)
+    return lambda: x
+
+
+@pytest.mark.parametrize(("x", "said"), [(1, "OwnError: client 7"), (2, "Traceback")])
+def test_what_can_not_be_sent_is_said_so(x: int, said: str) -> None:
+    with pytest.raises(EngineError, match=said):
+        list(Pool(unpicklable, 1).map([x]))
+
+
+def prints(x: int, tell: Tell) -> bool:
+    logging.getLogger("tacit.tests").warning("said by %d", x % 2)
+    return sys.stdout is sys.__stdout__ and sys.stderr is sys.__stderr__
+
+
+def test_workers_write_to_the_real_streams_and_log_here_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with caplog.at_level(logging.WARNING, "tacit.tests"):
+        pool = Pool(prints, 2)
+        assert all(pool.map(range(10)))
+        pool.close()
+    assert sorted(record.getMessage() for record in caplog.records) == ["said by 0", "said by 1"]
 
 
 def test_no_workers_are_refused() -> None:

@@ -23,6 +23,7 @@ from tacit.privacy.noise import Randomness
 from tacit.server.home import Home
 from tacit.server.registry import ModelRegistry
 from tacit.server.store import Store
+from tacit.simulations.cohort import layers
 from tacit.simulations.cohort.batched import BatchedEngine
 from tacit.simulations.cohort.choice import choose, verify
 from tacit.simulations.cohort.job import UnsupportedError
@@ -180,6 +181,27 @@ def test_an_engine_that_is_a_little_wrong_is_not_used(monkeypatch: pytest.Monkey
         verify(engine, serial, like)
 
 
+def zero_head() -> nn.Module:
+    model = nn.Sequential(nn.Conv2d(2, 4, 3), nn.Tanh(), nn.Flatten(), nn.Linear(64, 3))
+    model[3].requires_grad_(True)
+    with torch.no_grad():
+        for p in model[3].parameters():
+            p.zero_()
+    return model
+
+
+@pytest.mark.parametrize("factor", [-5.0, 1.01])
+def test_a_layer_behind_zeros_is_checked_too(
+    monkeypatch: pytest.MonkeyPatch, factor: float
+) -> None:
+    """Where the model begins, no gradient reaches the convolution."""
+    right = layers.Convolution.shaped
+    monkeypatch.setattr(layers.Convolution, "shaped", lambda *a: factor * right(*a))
+    serial = trainer(zero_head, "privacy.record.noise_multiplier=5", "engine=cohort")
+    with pytest.raises(ConfigError, match="differ from Opacus's"):
+        choose(serial, serial.task, records((2, 6, 6), False, 4, 0))
+
+
 @pytest.mark.parametrize(
     ("name", "said"), [("linear", "engine: fused"), ("unknown", "Shift by the slower way")]
 )
@@ -194,9 +216,11 @@ def test_the_engine_and_the_slower_way_are_logged(
         examples_per_client=4,
         clients=20,
     )
-    with caplog.at_level(logging.INFO, "tacit.engine"):
-        simulate([*RUN, "rounds=1"], task=task, home=tmp_path, workers=1)
-    assert said in caplog.text
+    for workers in (1, 2):
+        caplog.clear()
+        with caplog.at_level(logging.INFO, "tacit.engine"):
+            simulate([*RUN, "rounds=1"], task=task, home=tmp_path, workers=workers)
+        assert caplog.text.count(said) == 1
 
 
 def test_a_worker_that_is_killed_ends_the_run_and_says_so(tmp_path: Path) -> None:
