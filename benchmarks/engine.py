@@ -35,14 +35,15 @@ from peers.measured import Found, SideError, call, measure
 from workloads import SEED, WORKLOADS, Workload, write
 
 CORES = 2
-MODES = {
-    "serial, 1 worker": ["engine=serial", "workers=1"],
-    "serial, 2 workers": ["engine=serial", "workers=2"],
-    "cohort, 1 worker": ["engine=cohort", "workers=1"],
-    "cohort, 2 workers": ["engine=cohort", "workers=2"],
-    "fused, 1 worker": ["engine=fused", "workers=1"],
-    "fused, 2 workers": ["engine=fused", "workers=2"],
-    "auto": ["engine=auto", f"workers={CORES}"],
+# Each of tacit's modes: engine and workers.
+MODES: dict[str, tuple[str, int | None]] = {
+    "serial, 1 worker": ("serial", 1),
+    "serial, 2 workers": ("serial", 2),
+    "cohort, 1 worker": ("cohort", 1),
+    "cohort, 2 workers": ("cohort", 2),
+    "fused, 1 worker": ("fused", 1),
+    "fused, 2 workers": ("fused", 2),
+    "auto": ("auto", None),
 }
 SHOWN = {"W1": tuple(MODES), "W2": tuple(name for name in MODES if "1 worker" not in name)}
 QUICK = ("cohort, 2 workers", "auto")
@@ -77,28 +78,19 @@ class Bench:
 
     Attributes:
         failed: what went wrong, for each side that did.
-        modes: tacit's modes that this version has.
     """
 
     def __init__(self, data: str, seconds: float) -> None:
-        from tacit.configs.spec import RunSpec
-
         self._data, self._seconds, self.failed = data, seconds, list[str]()
-        known = {part.name for part in dataclasses.fields(RunSpec)}
-        # Versions older than a setting are measured without it.
-        named = {
-            mode: [s for s in given if s.partition("=")[0] in known]
-            for mode, given in MODES.items()
-        }
-        whole = {mode: given for mode, given in named.items() if len(given) == len(MODES[mode])}
-        self.modes = {**whole, "auto": named["auto"]}
 
     def tacit(self, mode: str, work: Workload, **more: Any) -> Found | None:
         """One of tacit's modes."""
+        engine, workers = MODES[mode]
         asked = {
             "workload": dataclasses.asdict(work),
             "data": self._data,
-            "overrides": self.modes[mode],
+            "overrides": [f"engine={engine}"],
+            "workers": workers,
             "seconds": self._seconds,
             "rounds": 5_000,
         }
@@ -145,7 +137,7 @@ class Bench:
 def compare(bench: Bench, work: Workload, quick: bool, peers: bool) -> dict[str, Any]:
     """All sides of one workload, and tacit's ratios to them."""
     limit = bench.limit(work, 1.2 if quick else 3.0)
-    modes = [name for name in bench.modes if name in (QUICK if quick else SHOWN[work.name])]
+    modes = [name for name in MODES if name in (QUICK if quick else SHOWN[work.name])]
     tacit = {name: bench.tacit(name, work) for name in modes}
     others = {name: bench.peer(name, work) for name in PEERS} if peers else {}
     best = tacit["auto"]
@@ -260,7 +252,7 @@ def compared(bench: Bench, asked: argparse.Namespace) -> None:
     found = {name: compare(bench, WORKLOADS[name], asked.quick, asked.peers) for name in names}
     for note in NOTES:
         print(f"* {note}")
-    settings = {"seed": SEED, "cores": CORES, "modes": bench.modes, "notes": NOTES}
+    settings = {"seed": SEED, "cores": CORES, "modes": MODES, "notes": NOTES}
     show(
         f"{CORES} cores, one thread a process, seed {SEED}",
         ["side", "updates/s", "of the limit", "start-up, s", "peak MB"],
@@ -273,7 +265,7 @@ def compared(bench: Bench, asked: argparse.Namespace) -> None:
 
 def grown(bench: Bench, asked: argparse.Namespace) -> None:
     """Growth, or the long run, or both."""
-    result: dict[str, Any] = {"seed": SEED, "cores": CORES, "mode": bench.modes["auto"]}
+    result: dict[str, Any] = {"seed": SEED, "cores": CORES, "mode": MODES["auto"]}
     columns, lines = ["long run", ""], list[tuple[Any, ...]]()
     title = f"{LONG} rounds of ten parameters, cohort 5 of 100, MB of all processes"
     if asked.long:

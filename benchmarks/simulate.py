@@ -60,6 +60,7 @@ def point(clients: int, cohort: int, width: int) -> dict[str, float]:
             settings,
             task=task,
             home=home,
+            workers=1,
             progress=lambda r: (marks.append(time.perf_counter()), asked.append(r.asked)),
         )
     # The first round pays for what is made once.

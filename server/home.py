@@ -90,6 +90,7 @@ class Home:
         """
         with explained(f"{self.root / name} can't be locked"):
             descriptor = os.open(self.root / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        _locks.add(descriptor)
         try:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | (fcntl.LOCK_NB if busy else 0))
@@ -97,7 +98,21 @@ class Home:
                 raise StorageError(busy or "locked", "wait for it, or stop it") from error
             yield
         finally:
+            _locks.discard(descriptor)
             os.close(descriptor)
+
+
+# Descriptors of locks that this process holds. A forked worker closes its copies, else it would
+# hold them for its parent when that is killed.
+_locks: set[int] = set()
+
+
+def _unlocked() -> None:
+    while _locks:
+        os.close(_locks.pop())
+
+
+os.register_at_fork(after_in_child=_unlocked)
 
 
 @contextlib.contextmanager

@@ -94,7 +94,7 @@ def main() -> None:
         *asked["overrides"],
     ]
     with tempfile.TemporaryDirectory() as home, contextlib.suppress(EnoughError):
-        simulate(settings, task=task, home=home, progress=marks)
+        simulate(settings, task=task, home=home, progress=marks, workers=asked["workers"])
     print(json.dumps({"marks": marks.marks, "updates": marks.updates, "memory": marks.memory}))
 
 

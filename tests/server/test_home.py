@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -56,3 +57,23 @@ def test_a_file_is_whole_or_absent(tmp_path: Path) -> None:
     write_durably(tmp_path / "x", b"two")
     assert (tmp_path / "x").read_bytes() == b"two"
     assert list(tmp_path.iterdir()) == [tmp_path / "x"]
+
+
+def test_a_forked_worker_holds_no_lock_of_its_parent(home: Home) -> None:
+    reading, writing = os.pipe()
+    with home.lock("x.lock", "busy"):
+        child = os.fork()
+        if child == 0:
+            os.close(writing)
+            os.read(reading, 1)
+            os._exit(0)
+        # The parent holds it still, whatever its child closes.
+        with pytest.raises(StorageError, match="busy"), home.lock("x.lock", "busy"):
+            pass
+    try:
+        with home.lock("x.lock", "busy"):
+            pass
+    finally:
+        os.close(writing)
+        os.close(reading)
+        os.waitpid(child, 0)

@@ -347,6 +347,9 @@ def test_a_federation_outlives_a_killed_postgresql(killable: tuple[Postgres, Hom
                 process.join(60)
                 assert process.exitcode == 0
             server.start()
+            # One that is connected again goes on, and would write while this reads.
+            process.kill()
+            process.join(60)
             check(home)
             if gone or heard.poll():
                 messages.append(heard.recv())

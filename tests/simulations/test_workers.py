@@ -90,8 +90,10 @@ def dies(x: int, tell: Tell) -> int:
 
 @pytest.mark.parametrize(("items", "how"), [([1, 2], "SIGKILL"), ([4], "exit 3")])
 def test_a_dead_worker_is_an_error_and_no_hang(items: list[int], how: str) -> None:
+    before = {child.pid for child in psutil.Process().children()}
     pool = Pool(dies, 2)
-    children = psutil.Process().children()
+    children = [child for child in psutil.Process().children() if child.pid not in before]
+    assert len(children) == 2
     with pytest.raises(EngineError, match=how):
         list(pool.map(items))
     psutil.wait_procs(children, timeout=10)
