@@ -52,6 +52,7 @@ def point(clients: int, cohort: int, width: int) -> dict[str, float]:
         f"cohort={cohort}",
         f"rounds={ROUNDS}",
         "evaluation=none",
+        "engine=serial",
         "privacy.record.sampling_rate=0.5",
     ]
     asked: list[int] = []
