@@ -28,6 +28,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from tacit.client.app import make_trainer
 from tacit.configs import build
 from tacit.configs.spec import RunSpec
 from tacit.privacy import validate
@@ -277,7 +278,8 @@ def _run(
         home=home,
         started=started,
         progress=progress,
-        trainer=plant.trainer,
+        # What is audited is what a deployed client runs, not a simulation's engine.
+        trainer=plant.trainer or make_trainer,
     )
 
 
