@@ -61,12 +61,15 @@ def test_a_file_is_whole_or_absent(tmp_path: Path) -> None:
 
 def test_a_forked_worker_holds_no_lock_of_its_parent(home: Home) -> None:
     reading, writing = os.pipe()
+    up, says = os.pipe()
     with home.lock("x.lock", "busy"):
         child = os.fork()
         if child == 0:
             os.close(writing)
+            os.write(says, b"x")
             os.read(reading, 1)
             os._exit(0)
+        os.read(up, 1)
         # The parent holds it still, whatever its child closes.
         with pytest.raises(StorageError, match="busy"), home.lock("x.lock", "busy"):
             pass
@@ -74,6 +77,6 @@ def test_a_forked_worker_holds_no_lock_of_its_parent(home: Home) -> None:
         with home.lock("x.lock", "busy"):
             pass
     finally:
-        os.close(writing)
-        os.close(reading)
+        for descriptor in (writing, reading, up, says):
+            os.close(descriptor)
         os.waitpid(child, 0)
