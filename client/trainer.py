@@ -119,32 +119,22 @@ class Trainer:
             rows: of each step's batch.
             noise: of DP-SGD.
         """
-        try:
-            return self._steps(parameters, inputs, targets, rows, noise)
-        except Exception:
-            # Opacus keeps what a failed pass left in its layers: the next client would meet it.
-            self._begin()
-            raise
-
-    def _steps(
-        self,
-        parameters: Vector,
-        inputs: Tensor,
-        targets: Tensor,
-        rows: Sequence[NDArray[np.int64]],
-        noise: Source | None,
-    ) -> Vector | NDArray[np.float64]:
         vector.write(self.model, parameters)
         self._start = [p.detach().clone() for p in self._parameters]
         if self._module is not None:
             self._noisy.source = noise
         self.model.train()
-        for batch in map(torch.from_numpy, rows):
-            if self._module is None:
-                self._step(inputs[batch], targets[batch])
-            else:
-                self._private_step(self._module, inputs[batch], targets[batch])
-        guard.check_buffers(self.model, self._buffers)
+        try:
+            for batch in map(torch.from_numpy, rows):
+                if self._module is None:
+                    self._step(inputs[batch], targets[batch])
+                else:
+                    self._private_step(self._module, inputs[batch], targets[batch])
+            guard.check_buffers(self.model, self._buffers)
+        except Exception:
+            # Opacus keeps what a failed pass left in its layers: the next client would meet it.
+            self._begin()
+            raise
         if self.plan.noised_by_shares():
             return self._summed_step()
         return vector.read(self.model) - np.asarray(parameters)

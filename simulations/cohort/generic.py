@@ -9,10 +9,10 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.func import functional_call, vjp, vmap
 
-from tacit.simulations.cohort.tape import Core, weighted
+from tacit.simulations.cohort.tape import Sampled
 
 
-class Generic(Core):
+class Generic(Sampled):
     """A module of one input whose records are in dimension 0.
 
     Args:
@@ -23,10 +23,6 @@ class Generic(Core):
     def __init__(self, module: nn.Module, *rest: Any) -> None:
         super().__init__(*rest)
         self._module = module
-
-    def forget(self) -> None:
-        """Empties the tape."""
-        self._samples: dict[str, Tensor] = {}
 
     def apply(self, x: Tensor) -> Tensor:
         """The module at [N, ...], recorded."""
@@ -69,24 +65,8 @@ class Generic(Core):
             parameters, rows, dues
         )
         for name, made in samples.items():
-            whole, held = made.flatten(0, 1), self._samples.get(name)
-            self._samples[name] = whole if held is None else held + whole
+            self.add(name, made.flatten(0, 1))
         return back.flatten(0, 1) if real else None
-
-    def squares(self) -> Tensor:
-        """Each record's squared norm, shape [N]."""
-        total = torch.zeros(self.bucket.records)
-        for made in self._samples.values():
-            total = total + made.flatten(1).pow(2).sum(1)
-        return total
-
-    def sums(self, factors: Tensor, into: Tensor) -> None:
-        """Each client's weighted sum."""
-        clients = self.bucket.clients
-        for name, slot in self.slots.items():
-            made = self._samples.get(name)
-            empty = torch.zeros(clients, *slot.shape)
-            self.write(name, empty if made is None else weighted(made, factors, clients), into)
 
 
 class _Call(torch.autograd.Function):

@@ -10,7 +10,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from tacit.simulations.cohort.job import UnsupportedError
-from tacit.simulations.cohort.tape import Core, weighted
+from tacit.simulations.cohort.tape import Core, Sampled, weighted
 
 # A record's gradient is made, rather than its norm taken from products of its positions, where
 # that moves less memory and costs fewer operations; the constant is measured.
@@ -227,7 +227,7 @@ class _Unfold(torch.autograd.Function):
         return made, None, None, None
 
 
-class Scales(Core):
+class Scales(Sampled):
     """An affine y = w * x + b over the channels of what a norm has normalised.
 
     Args:
@@ -238,10 +238,6 @@ class Scales(Core):
     def __init__(self, last: bool, *rest: Any) -> None:
         super().__init__(*rest)
         self._last = last
-
-    def forget(self) -> None:
-        """Empties the tape."""
-        self._samples: dict[str, Tensor] = {}
 
     def apply(self, x: Tensor) -> Tensor:
         """The affine map at [N, ...], recorded."""
@@ -264,24 +260,7 @@ class Scales(Core):
         for name, slot in self.slots.items():
             product = g * x if name == "weight" else g
             middle = range(1, x.dim() - len(slot.shape)) if self._last else range(2, x.dim())
-            made = product.sum(tuple(middle)) if len(middle) else product
-            held = self._samples.get(name)
-            self._samples[name] = made if held is None else held + made
-
-    def squares(self) -> Tensor:
-        """Each record's squared norm, shape [N]."""
-        total = torch.zeros(self.bucket.records)
-        for made in self._samples.values():
-            total = total + made.flatten(1).pow(2).sum(1)
-        return total
-
-    def sums(self, factors: Tensor, into: Tensor) -> None:
-        """Each client's weighted sum."""
-        clients = self.bucket.clients
-        for name, slot in self.slots.items():
-            made = self._samples.get(name)
-            empty = torch.zeros(clients, *slot.shape)
-            self.write(name, empty if made is None else weighted(made, factors, clients), into)
+            self.add(name, product.sum(tuple(middle)) if len(middle) else product)
 
 
 class _Scale(torch.autograd.Function):

@@ -142,3 +142,31 @@ def weighted(samples: Tensor, factors: Tensor, clients: int) -> Tensor:
     flat = samples.reshape(clients, -1, samples[0].numel())
     summed = torch.bmm(factors.reshape(clients, 1, -1), flat)
     return summed.reshape(clients, *samples.shape[1:])
+
+
+class Sampled(Core):
+    """A core whose tape holds the records' gradients themselves, summed over its uses."""
+
+    def forget(self) -> None:
+        """Empties the tape."""
+        self._samples: dict[str, Tensor] = {}
+
+    def add(self, name: str, made: Tensor) -> None:
+        """Adds one use of a parameter: its gradient for each record, [N, *shape]."""
+        held = self._samples.get(name)
+        self._samples[name] = made if held is None else held + made
+
+    def squares(self) -> Tensor:
+        """Each record's squared norm, shape [N]."""
+        total = torch.zeros(self.bucket.records)
+        for made in self._samples.values():
+            total = total + made.flatten(1).pow(2).sum(1)
+        return total
+
+    def sums(self, factors: Tensor, into: Tensor) -> None:
+        """Each client's weighted sum."""
+        clients = self.bucket.clients
+        for name, slot in self.slots.items():
+            made = self._samples.get(name)
+            empty = torch.zeros(clients, *slot.shape)
+            self.write(name, empty if made is None else weighted(made, factors, clients), into)

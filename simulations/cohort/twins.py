@@ -82,7 +82,6 @@ class Twins:
             if p.requires_grad:
                 places[id(p)] = offset
                 offset += p.numel()
-        self.size = offset
         self._owned: set[int] = set()
         self._places = places
         twins: dict[int, Twin] = {}

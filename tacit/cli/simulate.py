@@ -41,17 +41,9 @@ def simulate(
     home: HomeOption = None,
 ) -> None:
     """Train a model over simulated clients on this machine."""
-    from tacit.privacy.errors import ConfigError
-
     given = overrides or []
-    if resume is not None and (given or multirun):
-        raise ConfigError(
-            "--resume takes no settings: a run goes on as it was started",
-            "start a new run to change something",
-        )
+    _check(resume is not None, bool(given), multirun, profile)
     if multirun:
-        if profile:
-            raise ConfigError("--profile is for one run", "leave out --multirun")
         _sweep(given, home, as_json, workers)
         return
     from tacit.configs.build import compose
@@ -80,6 +72,18 @@ def simulate(
     _closing(result)
     if phases:
         _phases(phases)
+
+
+def _check(resumes: bool, given: bool, multirun: bool, profile: bool) -> None:
+    from tacit.privacy.errors import ConfigError
+
+    if resumes and (given or multirun):
+        raise ConfigError(
+            "--resume takes no settings: a run goes on as it was started",
+            "start a new run to change something",
+        )
+    if multirun and profile:
+        raise ConfigError("--profile is for one run", "leave out --multirun")
 
 
 def _phases(rows: list[dict[str, Any]]) -> None:
