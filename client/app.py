@@ -34,9 +34,9 @@ from tacit.privacy.messages import (
 )
 from tacit.privacy.messages import Message as Answer
 from tacit.privacy.noise import Randomness
-from tacit.privacy.plan import Evaluation
 from tacit.privacy.secagg.client import MaskingClient
 from tacit.privacy.secagg.messages import Invitation, Reveal, Roster, Survivors
+from tacit.privacy.units import Evaluation
 from tacit.tasks.task import Task, check, load, tensors
 from tacit.tasks.task import plan as privacy_plan
 

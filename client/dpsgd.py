@@ -17,7 +17,7 @@ from torch import nn
 
 from tacit.privacy.mechanisms import MARGIN
 from tacit.privacy.noise import Source
-from tacit.privacy.plan import RecordUnit
+from tacit.privacy.units import RecordUnit
 
 
 class NoisyOptimizer(DPOptimizer):  # type: ignore[misc]  # opacus is untyped

@@ -165,7 +165,7 @@ class Trainer:
         self._checked = True
 
     def counts(self, parameters: Vector, inputs: Tensor, targets: Tensor, source: Source) -> Vector:
-        """What a client submits to a federated evaluation (`tacit.privacy.plan.Evaluation`).
+        """What a client submits to a federated evaluation (`tacit.privacy.units.Evaluation`).
 
         Returns:
             Shape [3]: (score, records, clipped loss), each over ``cap``; with record-level

@@ -11,15 +11,9 @@ from tacit.configs.spec import RunSpec
 from tacit.privacy.discrete.lattice import Lattice, Need, sized
 from tacit.privacy.errors import ConfigError
 from tacit.privacy.noise import SimulationSource, SystemSource
-from tacit.privacy.plan import (
-    LAWS,
-    AdaptiveClip,
-    ClientUnit,
-    Evaluation,
-    PrivacyPlan,
-    RecordUnit,
-)
+from tacit.privacy.plan import LAWS, PrivacyPlan
 from tacit.privacy.secagg.cohort import SMALLEST, Rules
+from tacit.privacy.units import AdaptiveClip, ClientUnit, Evaluation, RecordUnit
 
 # A drawn cohort is outside what was planned for with about this probability.
 _UNLIKELY = 1e-9

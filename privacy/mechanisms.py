@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from tacit.privacy import validate
 from tacit.privacy.noise import Floats, Source
-from tacit.privacy.plan import AdaptiveClip
+from tacit.privacy.units import AdaptiveClip
 
 # Rounding in the norm and in the sum stays far below this margin for any model that fits
 # in memory, so the real sensitivity is below the nominal one and never above.

@@ -27,7 +27,8 @@ from tacit.privacy.accountant import Accountant
 from tacit.privacy.budget import planned
 from tacit.privacy.errors import ConfigError
 from tacit.privacy.events import SampledGaussian
-from tacit.privacy.plan import ClientUnit, PrivacyPlan
+from tacit.privacy.plan import PrivacyPlan
+from tacit.privacy.units import ClientUnit
 
 MOST_ROUNDS = 1_000_000
 _NOISE = (0.8, 0.9, 1.1, 1.25, 1.5)

@@ -21,7 +21,8 @@ from tacit.privacy import mechanisms
 from tacit.privacy.errors import MessageError
 from tacit.privacy.messages import EvaluateReply, EvaluateRequest, Message, TrainReply, TrainRequest
 from tacit.privacy.noise import Floats
-from tacit.privacy.plan import Evaluation, PrivacyPlan
+from tacit.privacy.plan import PrivacyPlan
+from tacit.privacy.units import Evaluation
 from tacit.server.legs import Legs
 
 M = TypeVar("M", bound=Message)

@@ -23,8 +23,9 @@ from tacit.privacy import accountant, mechanisms
 from tacit.privacy.errors import BudgetError, RoundError, ShortfallError
 from tacit.privacy.messages import EvaluateRequest, TrainRequest
 from tacit.privacy.noise import Floats, Randomness
-from tacit.privacy.plan import Evaluation, PrivacyPlan
+from tacit.privacy.plan import PrivacyPlan
 from tacit.privacy.secagg.directory import Directory
+from tacit.privacy.units import Evaluation
 from tacit.server import optimizer, review
 from tacit.server import state as states
 from tacit.server.aggregate import Aggregate

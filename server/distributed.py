@@ -21,9 +21,10 @@ from tacit.privacy.discrete.layers import SEED_BYTES, Shares, chain
 from tacit.privacy.discrete.rotation import public_seed
 from tacit.privacy.errors import MessageError
 from tacit.privacy.messages import EncodedReply, EvaluateRequest, Request, TrainRequest
-from tacit.privacy.plan import Evaluation, PrivacyPlan
+from tacit.privacy.plan import PrivacyPlan
 from tacit.privacy.secagg.cohort import Rules
 from tacit.privacy.secagg.words import Words
+from tacit.privacy.units import Evaluation
 from tacit.server.aggregate import Aggregate, answers
 from tacit.server.legs import Legs
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from tacit.privacy.noise import Floats
-from tacit.privacy.plan import Evaluation
+from tacit.privacy.units import Evaluation
 
 
 def federated_metrics(counts: Floats, how: Evaluation) -> dict[str, float]:

@@ -142,7 +142,7 @@ class Need:
         noise_multiplier: standard deviation of the noise over the sensitivity, to one record
             if ``record_share`` is set, else to one client.
         record_share: what one record can move a vector by, over the vector's bound; or 0.
-        count_noise: of the vote (`tacit.privacy.plan.AdaptiveClip`), or None without one.
+        count_noise: of the vote (`tacit.privacy.units.AdaptiveClip`), or None without one.
         conditional: see `Lattice`.
     """
 

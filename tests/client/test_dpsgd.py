@@ -20,7 +20,7 @@ from tacit.client import dpsgd
 from tacit.client.trainer import Trainer
 from tacit.privacy.mechanisms import MARGIN
 from tacit.privacy.noise import Floats, Randomness, SimulationSource, Singles
-from tacit.privacy.plan import RecordUnit
+from tacit.privacy.units import RecordUnit
 from tacit.tasks import vector
 
 Make = Callable[..., Trainer]

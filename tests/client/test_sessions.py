@@ -26,7 +26,6 @@ from tacit.privacy.errors import ConfigError, RoundError, StorageError
 from tacit.privacy.messages import EncodedReply, EvaluateRequest, TrainRequest
 from tacit.privacy.messages import Message as Body
 from tacit.privacy.noise import Randomness
-from tacit.privacy.plan import Evaluation
 from tacit.privacy.secagg.directory import LocalDirectory, PinnedDirectory, enrol, key_path
 from tacit.privacy.secagg.messages import (
     Advertisement,
@@ -39,6 +38,7 @@ from tacit.privacy.secagg.messages import (
 from tacit.privacy.secagg.messages import Shares as Dealt
 from tacit.privacy.secagg.server import AggregatingServer
 from tacit.privacy.secagg.words import Words
+from tacit.privacy.units import Evaluation
 from tacit.simulations.grid import InProcessGrid
 from tacit.tasks import vector
 from tacit.tasks.task import Task

@@ -14,7 +14,8 @@ from tacit.privacy.errors import BudgetError, ConfigError
 from tacit.privacy.events import SampledGaussian
 from tacit.privacy.ledger import Spending
 from tacit.privacy.log import leaves
-from tacit.privacy.plan import ClientUnit, PrivacyPlan, RecordUnit
+from tacit.privacy.plan import PrivacyPlan
+from tacit.privacy.units import ClientUnit, RecordUnit
 
 CLIENT = ClientUnit(1.0, 1.2)
 RECORD = RecordUnit(1.0, 0.8, 0.1, 5, 32.0)

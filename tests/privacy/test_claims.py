@@ -16,8 +16,9 @@ from tacit.privacy.discrete.lattice import Lattice, Need, sized
 from tacit.privacy.discrete.layers import Shares
 from tacit.privacy.errors import ConfigError
 from tacit.privacy.events import Event, SampledDiscreteGaussian, SampledGaussian, SampledSkellam
-from tacit.privacy.plan import AdaptiveClip, ClientUnit, Evaluation, PrivacyPlan, RecordUnit
+from tacit.privacy.plan import PrivacyPlan
 from tacit.privacy.secagg.cohort import Rules
+from tacit.privacy.units import AdaptiveClip, ClientUnit, Evaluation, RecordUnit
 
 CLIENT = ClientUnit(0.5, 1.2)
 RECORD = RecordUnit(1.0, 0.8, 0.1, 1, 32.0)

@@ -21,8 +21,9 @@ from tacit.privacy.governor import Governor
 from tacit.privacy.ledger import replay
 from tacit.privacy.log import leaves
 from tacit.privacy.log.notes import SignerKey
-from tacit.privacy.plan import ClientUnit, Evaluation, PrivacyPlan, RecordUnit
+from tacit.privacy.plan import PrivacyPlan
 from tacit.privacy.policy import Policy, best_order, budget, divergence, spent
+from tacit.privacy.units import ClientUnit, Evaluation, RecordUnit
 
 ALICE, BOB, LEDGER = (SignerKey(n, bytes([i]) * 32) for i, n in enumerate(("alice", "bob", "log")))
 DAY = 86400

@@ -21,7 +21,8 @@ from tacit.privacy.ledger import Spending, replay
 from tacit.privacy.log import leaves
 from tacit.privacy.log.leaves import commit, leaf_bytes
 from tacit.privacy.log.merkle import leaf_hash
-from tacit.privacy.plan import ClientUnit, Evaluation, PrivacyPlan, RecordUnit
+from tacit.privacy.plan import PrivacyPlan
+from tacit.privacy.units import ClientUnit, Evaluation, RecordUnit
 
 DELTAS = {"client": 1e-4, "record": 1e-5}
 CLIENT = SampledGaussian(2.0, 0.2)

@@ -15,7 +15,7 @@ from scipy.special import log_ndtr, ndtr
 from tacit.privacy.errors import ConfigError
 from tacit.privacy.mechanisms import MARGIN, adapt, clip, noisy_sum, unclipped_bit
 from tacit.privacy.noise import SimulationSource, SystemSource
-from tacit.privacy.plan import AdaptiveClip
+from tacit.privacy.units import AdaptiveClip
 
 ALARM = 1e-7
 

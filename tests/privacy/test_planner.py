@@ -18,7 +18,7 @@ from tacit.privacy.errors import ConfigError
 from tacit.privacy.events import SampledGaussian
 from tacit.privacy.ledger import replay
 from tacit.privacy.log import leaves
-from tacit.privacy.plan import ClientUnit, Evaluation, PrivacyPlan, RecordUnit
+from tacit.privacy.plan import PrivacyPlan
 from tacit.privacy.planner import (
     Family,
     Point,
@@ -31,6 +31,7 @@ from tacit.privacy.planner import (
     solve,
 )
 from tacit.privacy.secagg.cohort import Rules
+from tacit.privacy.units import ClientUnit, Evaluation, RecordUnit
 
 BASE = central(300, 300**-1.1)(Point(1.2, 12, 60.0))
 RECORDS = replace(BASE, record=RecordUnit(1.0, 0.9, 0.1, 3, 5.0), record_delta=1e-6)

@@ -27,8 +27,9 @@ from tacit.privacy.errors import AccountingError, ConfigError
 from tacit.privacy.events import SampledGaussian, collapse, from_json
 from tacit.privacy.log import leaves
 from tacit.privacy.noise import Randomness
-from tacit.privacy.plan import AdaptiveClip, ClientUnit, PrivacyPlan
+from tacit.privacy.plan import PrivacyPlan
 from tacit.privacy.planner import Point, central, public_epsilon
+from tacit.privacy.units import AdaptiveClip, ClientUnit
 from tacit.server.cohort import Sampler
 
 Relation = dp_accounting.NeighboringRelation

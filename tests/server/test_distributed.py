@@ -18,9 +18,10 @@ from tacit.privacy.discrete.layers import SEED_BYTES
 from tacit.privacy.discrete.rotation import public_seed
 from tacit.privacy.messages import EncodedReply, EvaluateRequest, Message, TrainReply, TrainRequest
 from tacit.privacy.noise import Randomness
-from tacit.privacy.plan import Evaluation, PrivacyPlan
+from tacit.privacy.plan import PrivacyPlan
 from tacit.privacy.secagg.directory import LocalDirectory
 from tacit.privacy.secagg.words import Words
+from tacit.privacy.units import Evaluation
 from tacit.server.aggregate import Aggregate
 from tacit.server.distributed import EncodedAggregation
 from tacit.server.legs import Reply

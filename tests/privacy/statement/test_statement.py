@@ -16,10 +16,11 @@ from tacit.privacy.events import SampledGaussian
 from tacit.privacy.log import leaves as log
 from tacit.privacy.log.merkle import Tree, leaf_hash
 from tacit.privacy.log.notes import Checkpoint, SignerKey, sign_note
-from tacit.privacy.plan import AdaptiveClip, ClientUnit, PrivacyPlan, RecordUnit
+from tacit.privacy.plan import PrivacyPlan
 from tacit.privacy.statement import words
 from tacit.privacy.statement.registry import BY_OPERATOR, NOT_CLAIMED, OPERATOR_FIELDS
 from tacit.privacy.statement.statement import markdown, registry_entry, sections, statement
+from tacit.privacy.units import AdaptiveClip, ClientUnit, RecordUnit
 
 Leaf = dict[str, Any]
 SIGNER = SignerKey("test.ledger", bytes(range(32)))

@@ -20,7 +20,7 @@ from tacit.client.dpsgd import NoisyOptimizer
 from tacit.privacy.errors import DataError, ModelError
 from tacit.privacy.mechanisms import MARGIN
 from tacit.privacy.noise import SimulationSource
-from tacit.privacy.plan import RecordUnit
+from tacit.privacy.units import RecordUnit
 from tacit.simulations.cohort.fused.engine import FusedEngine, fused
 from tacit.simulations.cohort.job import Job, Recipe, UnsupportedError
 from tacit.tasks.models import Scale, gabor_cnn, linear, tanh_cnn
@@ -535,3 +535,19 @@ def test_a_loss_that_it_does_not_know() -> None:
 def test_sums_of_one_clipped_step_only(change: dict) -> None:
     with pytest.raises(UnsupportedError, match="one clipped step"):
         engine(nn.Linear(4, 3), dataclasses.replace(SUMMED, **change))
+
+
+@pytest.mark.parametrize("weights", [1, 2, 15, 16, 17, 40, 515, 40_001])
+def test_noise_is_the_streams_own(weights: int) -> None:
+    """The words of a stream become the normals that the stream itself makes of them."""
+    recipe = dataclasses.replace(DP, steps=3, noise=1.0, denominator=1.0, learning_rate=1.0)
+    model = nn.Sequential(nn.Linear(weights, 1, bias=False))
+    nobody = np.zeros(0, dtype=np.int64)
+    asked = Job(
+        *(torch.zeros(0, weights), torch.zeros(0, dtype=torch.int64)),
+        *([nobody] * recipe.steps, SimulationSource(5, weights)),
+    )
+    (got,) = engine(model, recipe).updates(np.zeros(weights, dtype=np.float32), [asked])
+    stream = SimulationSource(5, weights)
+    due = -np.sum([stream.normal32(weights) for _ in range(recipe.steps)], axis=0)
+    np.testing.assert_allclose(got, due, rtol=0, atol=1e-5)
