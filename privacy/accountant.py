@@ -96,6 +96,13 @@ def _single(event: SampledGaussian, interval: float) -> pld.PrivacyLossDistribut
     )
 
 
+@functools.lru_cache(maxsize=64)
+def _several(event: SampledGaussian, interval: float, count: int) -> pld.PrivacyLossDistribution:
+    """The PLD of a few runs: what a client's steps of one round add."""
+    single = _single(event, interval)
+    return single if count == 1 else single.self_compose(count)
+
+
 @functools.lru_cache(maxsize=4096)
 def _renyi(counts: tuple[tuple[Event, int], ...], general: bool, delta: float) -> float:
     """Epsilon by Renyi divergences; remembered, as many runs of a ledger spend the same."""
@@ -278,16 +285,15 @@ class Accountant:
         self, event: SampledGaussian, count: int, interval: float
     ) -> pld.PrivacyLossDistribution:
         """The PLD of ``count`` runs, one convolution away from the last one asked for."""
-        single = _single(event, interval)
-        have, made = self._composed.get((event, interval), (0, single))
-        if have == count:
+        have, made = self._composed.get((event, interval), (0, None))
+        if made is not None and have == count:
             return made
         # Each convolution truncates 1e-15 of the mass (pessimistically), so a chain of them
         # is started anew now and then.
-        if have and count - have == 1 and count % _REBUILD:
-            made = made.compose(single)
+        if made is not None and have < count and have // _REBUILD == count // _REBUILD:
+            made = made.compose(_several(event, interval, count - have))
         else:
-            made = single.self_compose(count)
+            made = _single(event, interval).self_compose(count)
         self._composed[event, interval] = (count, made)
         return made
 

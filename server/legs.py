@@ -69,7 +69,9 @@ class Legs:
                 a name, as ``query.share``.
             requests: what each client is sent.
         """
-        contents = {id(r): wire.pack(r) for r in requests.values()}
+        # Requests are mostly one and the same.
+        different = {id(r): r for r in requests.values()}
+        contents = {key: wire.pack(r) for key, r in different.items()}
         group = next((str(r.round) for r in requests.values()), "")
         clients = list(requests)
         messages = [

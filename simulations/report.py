@@ -11,17 +11,15 @@ import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jinja2
-import matplotlib as mpl
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
 from tacit.server.home import write_durably
 from tacit.server.store import Row, Store
 
-mpl.use("Agg")
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _LABELS = {
     "client": "client",
@@ -91,6 +89,10 @@ def _png(figure: Figure) -> bytes:
 
 
 def _axes(x: str, y: str) -> tuple[Figure, Any]:
+    # A figure of its own needs no backend; imported only here, a third of a second later.
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
     figure = Figure(figsize=(6.4, 3.8), layout="constrained")
     axes = figure.subplots()
     axes.set_xlabel(x)

@@ -13,6 +13,7 @@ protocol is not.
 from __future__ import annotations
 
 import logging
+import mmap
 import multiprocessing
 import os
 import pickle
@@ -37,6 +38,8 @@ from tacit.simulations.grid import InProcessGrid, groups
 _AHEAD = 3
 # Shorter groups are cheaper called than sent.
 _WORTH = 0.02
+# Bytes of a worker's desk: address space, of which only what is written to takes memory.
+_DESK = 64 * 2**20
 
 Tell = Callable[[Any], None]
 Work = Callable[[Any, Tell], Any]
@@ -63,15 +66,18 @@ class Pool:
         self._said: set[str] = set()
         context = multiprocessing.get_context("fork")
         self._workers: list[tuple[ForkProcess, Connection]] = []
+        self._desks: dict[Connection, mmap.mmap] = {}
         for _ in range(count):
             mine, theirs = context.Pipe()
             others = [connection for _, connection in self._workers]
+            desk = mmap.mmap(-1, _DESK)
             process = context.Process(
-                target=_serve, args=(work, theirs, [mine, *others]), daemon=True
+                target=_serve, args=(work, (theirs, desk), [mine, *others]), daemon=True
             )
             process.start()
             theirs.close()
             self._workers.append((process, mine))
+            self._desks[mine] = desk
 
     def map(self, items: Iterable[Any]) -> Iterator[Any]:
         """The results of items, in their order.
@@ -142,6 +148,10 @@ class Pool:
             kind, value = connection.recv()
         except (EOFError, ConnectionResetError) as error:
             raise self._dead(process) from error
+        if kind == "desk":
+            desk = self._desks[connection]
+            desk.seek(0)
+            return "result", pickle.load(desk)  # noqa: S301 - a worker's
         if kind in ("result", "told", "log"):
             return kind, value
         self.close()
@@ -181,11 +191,14 @@ class Pool:
                 process.kill()
                 process.join()
             process.close()
-        self._workers = []
+        for desk in self._desks.values():
+            desk.close()
+        self._workers, self._desks = [], {}
 
 
-def _serve(work: Work, connection: Connection, others: Sequence[Connection]) -> None:
+def _serve(work: Work, ways: tuple[Connection, mmap.mmap], others: Sequence[Connection]) -> None:
     """A worker's life: until the other end of its pipe is closed."""
+    connection, desk = ways
     for other in others:
         other.close()
     # The terminal's interrupt is the parent's to handle, and its log handlers may hold locks.
@@ -204,7 +217,7 @@ def _serve(work: Work, connection: Connection, others: Sequence[Connection]) -> 
         except (EOFError, ConnectionResetError):
             break
         try:
-            _send(connection, _answer(work, item, connection))
+            _send(connection, _answer(work, item, connection), desk)
         except (BrokenPipeError, ConnectionResetError):
             break
     # Nothing of the parent's is to be closed or flushed from here.
@@ -222,16 +235,34 @@ class _Sending(QueueHandler):
         self.queue.send(("log", record))  # type: ignore[attr-defined]
 
 
-def _send(connection: Connection, answer: tuple[str, Any]) -> None:
-    """Sends an answer; one that can't be pickled, or not be read again, as a failure."""
+def _send(connection: Connection, answer: tuple[str, Any], desk: mmap.mmap) -> None:
+    """Sends an answer; one that can't be pickled, or not be read again, as a failure.
+
+    A result is left on the desk if it fits: nobody waits there for a pipe to be emptied, and
+    the next item only comes once it was taken.
+    """
     kind, value = answer
     try:
         if kind == "raised":
             pickle.loads(pickle.dumps(value))  # noqa: S301 - what was dumped here
+        if kind == "result" and _laid(value, desk):
+            answer = "desk", None
         connection.send(answer)
     except (pickle.PicklingError, TypeError, AttributeError):
         why = traceback.format_exc() if kind != "raised" else f"{type(value).__name__}: {value}"
         connection.send(("failed", why))
+
+
+def _laid(value: Any, desk: mmap.mmap) -> bool:
+    """Pickles onto a desk; False if there isn't room."""
+    desk.seek(0)
+    try:
+        pickle.dump(value, desk, protocol=pickle.HIGHEST_PROTOCOL)
+    except ValueError as error:
+        if "out of range" not in str(error):
+            raise
+        return False
+    return True
 
 
 def _answer(work: Work, item: Any, connection: Connection) -> tuple[str, Any]:

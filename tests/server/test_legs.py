@@ -135,7 +135,9 @@ def test_the_census_finds_which_node_is_which_client() -> None:
     from tacit.client.app import make_app
 
     grid = InProcessGrid(make_app(), 5, {})
-    assert census(grid, 5) == grid.nodes
+    assert census(grid, 5) == grid.nodes == dict(enumerate(grid.get_node_ids()))
+    assert 5 not in grid.nodes
+    assert -1 not in grid.nodes
     with pytest.raises(RoundError, match="clients=6 but 5 of 5 nodes answered"):
         census(grid, 6, wait=0.1)
 

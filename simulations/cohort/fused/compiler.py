@@ -26,7 +26,7 @@ from pathlib import Path
 
 from tacit.simulations.cohort.job import UnsupportedError
 
-SOURCES = ("kernel.c", "plan.h", "layers.h", "tiles.h", "vec.h")
+SOURCES = ("kernel.c", "steps.h", "plan.h", "layers.h", "tiles.h", "vec.h")
 
 # No -ffast-math: a gradient that isn't finite has to be seen.
 FLAGS = (

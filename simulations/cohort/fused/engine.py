@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from tacit.privacy.errors import DataError, ModelError
 from tacit.privacy.mechanisms import MARGIN
 from tacit.privacy.messages import Vector
+from tacit.privacy.noise import SimulationSource
 from tacit.simulations.cohort.fused import compiler
 from tacit.simulations.cohort.fused.graph import Chain, chain
 from tacit.simulations.cohort.fused.shapes import Shape, Spec, bind
@@ -35,6 +36,7 @@ from tacit.tasks.task import Task
 # What a chunk of records may take: it should stay in the second cache.
 _CACHE = 768 * 1024
 _NO_ROW, _NO_CLASS = 1, 2
+_SILENT, _NORMALS, _WORDS = 0, 1, 2
 
 
 class _Settings(ctypes.Structure):
@@ -91,7 +93,7 @@ class FusedEngine:
         self._train = library["tacit_train"]
         self._train.restype, self._train.argtypes = (
             whole,
-            [*[pointer] * 4, whole, *[pointer] * 5],
+            [*[pointer] * 4, whole, *[pointer] * 3, whole, *[pointer] * 2],
         )
         self._release = library["tacit_free"]
         self._release.restype, self._release.argtypes = None, [pointer]
@@ -136,12 +138,12 @@ class FusedEngine:
         self._prepare(tuple(x.shape[1:]) if records > 0 else None)
         rows = np.concatenate(job.rows, dtype=np.int64, casting="safe")
         bounds = np.array([0, *accumulate(map(len, job.rows))], dtype=np.int64)
-        noise = self._noise(job)
+        kind, noise = self._noise(job)
         addresses = (ctypes.c_void_p * steps)(*map(_at, noise)) if noise else None
         position = ctypes.c_int64()
         status = self._train(
             *(self._plan, _at(start), x.data_ptr(), y.data_ptr(), records),
-            *(_at(rows), _at(bounds), addresses, _at(out), ctypes.byref(position)),
+            *(_at(rows), _at(bounds), addresses, kind, _at(out), ctypes.byref(position)),
         )
         row = position.value
         if status == _NO_ROW:
@@ -151,20 +153,25 @@ class FusedEngine:
                 f"the target of record {row} is {int(y[row])}: not one of {self._classes} classes"
             )
 
-    def _noise(self, job: Job) -> list[NDArray[np.float32]]:
-        """The draws of all steps; none where nothing is noised, or a sum is wanted without."""
-        recipe = self._recipe
+    def _noise(self, job: Job) -> tuple[int, list[NDArray[Any]]]:
+        """The draws of all steps; none where nothing is noised, or a sum is wanted without.
+
+        A simulation's own stream gives its words, which are made normals in passing.
+        """
+        recipe, size = self._recipe, self._chain.size
         if recipe.clip is None or recipe.noise == 0 or recipe.summed:
-            return []
+            return _SILENT, []
         if job.noise is None:
             raise RuntimeError("DP-SGD has no noise source")
+        if isinstance(job.noise, SimulationSource):
+            return _WORDS, [job.noise.words32(size) for _ in range(recipe.steps)]
         draws = []
         for _ in range(recipe.steps):
-            draw = np.ascontiguousarray(job.noise.normal32(self._chain.size), dtype=np.float32)
-            if draw.shape != (self._chain.size,):
-                raise ValueError(f"noise of shape {draw.shape}, not ({self._chain.size},)")
+            draw = np.ascontiguousarray(job.noise.normal32(size), dtype=np.float32)
+            if draw.shape != (size,):
+                raise ValueError(f"noise of shape {draw.shape}, not ({size},)")
             draws.append(draw)
-        return draws
+        return _NORMALS, draws
 
     def _prepare(self, shape: Shape | None) -> None:
         """Makes the chain ready for records of a shape; for no records any will do."""

@@ -8,7 +8,7 @@
 
 #include <stdlib.h>
 
-#include "plan.h"
+#include "steps.h"
 
 /* -- Forwards -------------------------------------------------------------------------- */
 
@@ -292,27 +292,12 @@ static int64_t batch(struct plan *p, const float *x, const int64_t *y, int64_t r
     return -1;
 }
 
-/* One step of SGD, from `now` to w. */
-static void descend(struct plan *p, const float *restrict start, const float *restrict noise) {
-    const float std = (float)p->set.noise, rate = (float)p->set.learning_rate;
-    const float pull = (float)p->set.proximal;
-    const float part = p->set.clipped ? (float)(1.0 / p->set.denominator) : 1.0f;
-    const float *now = p->now, *restrict g = p->gradient;
-    float *w = p->w;
-    for (int64_t i = 0; i < p->set.size; i++) {
-        const float noised = noise ? g[i] + noise[i] * std : g[i];
-        const float pulled = pull > 0 ? noised * part + pull * (now[i] - start[i]) : noised * part;
-        w[i] = now[i] - rate * pulled;
-    }
-    p->now = w;
-}
-
 /* Trains from `start` on `records` records: step i's batch is rows[bounds[i]..bounds[i + 1]).
-   out: the update, doubles where it is summed, else floats. noise: of each step, or none.
+   out: the update, doubles where it is summed, else floats. noise: of each step, of a kind.
    Returns FINE, or what is wrong with the row that *position gets. */
 int64_t tacit_train(struct plan *p, const float *start, const float *x, const int64_t *y,
                     int64_t records, const int64_t *rows, const int64_t *bounds,
-                    const float *const *noise, void *out, int64_t *position) {
+                    const void *const *noise, int64_t kind, void *out, int64_t *position) {
     const int64_t size = p->set.size;
     p->now = start;
     for (int64_t i = 0; i < p->set.steps; i++) {
@@ -330,13 +315,13 @@ int64_t tacit_train(struct plan *p, const float *start, const float *x, const in
             }
             collect(p);
         }
-        if (!p->set.summed) descend(p, start, noise ? noise[i] : 0);
+        if (!p->set.summed) descend(p, start, kind == SILENT ? 0 : noise[i], kind);
     }
     if (p->set.summed) {
         const double by = -p->set.learning_rate / p->set.denominator;
         for (int64_t i = 0; i < size; i++) ((double *)out)[i] = (double)p->gradient[i] * by;
     } else {
-        for (int64_t i = 0; i < size; i++) ((float *)out)[i] = p->w[i] - start[i];
+        difference(p, start, out);
     }
     return FINE;
 }
