@@ -55,6 +55,9 @@ PEERS = {
 }
 COHORTS, POPULATIONS = (25, 50, 100, 200), (1_000, 10_000, 100_000, 1_000_000)
 LONG, TENTH = 10_000, 1_000
+TINY = Workload("tiny", clients=100, examples=2, cohort=5, steps=1)
+# On top of the DP of records that every workload has.
+CLIENTS = ["privacy/client=flat", "privacy.client.noise_multiplier=1.0"]
 LIMIT = "one batch"
 HERE = Path(__file__).resolve().parent
 NOTES = (
@@ -89,7 +92,7 @@ class Bench:
         asked = {
             "workload": dataclasses.asdict(work),
             "data": self._data,
-            "overrides": [f"engine={engine}"],
+            "overrides": [f"engine={engine}", *more.pop("settings", [])],
             "workers": workers,
             "seconds": self._seconds,
             "rounds": 5_000,
@@ -182,14 +185,25 @@ def rows(name: str, result: dict[str, Any]) -> list[tuple[Any, ...]]:
 
 
 def growth(bench: Bench) -> tuple[list[tuple[Any, ...]], dict[str, Any]]:
-    """Time per round against the cohort and the population, in mode "auto"."""
-    base = WORKLOADS["W1"]
-    points = {f"cohort={n}": dataclasses.replace(base, cohort=n) for n in COHORTS}
-    points |= {f"clients={n}": dataclasses.replace(base, clients=n) for n in POPULATIONS}
+    """Time per round against the cohort and the population, in mode "auto".
+
+    Against the population with ten parameters too, beside which nothing else can hide, and then
+    with DP of the clients: the figures that a round states take more time at lower rates.
+    """
+    base, small = WORKLOADS["W1"], dataclasses.replace(TINY, cohort=50)
+    points: dict[str, tuple[Workload, dict[str, Any]]] = {
+        f"cohort={n}": (dataclasses.replace(base, cohort=n), {}) for n in COHORTS
+    }
+    for n in POPULATIONS:
+        points[f"clients={n}"] = dataclasses.replace(base, clients=n), {}
+        few = dataclasses.replace(small, clients=n)
+        name = f"clients={n}, ten parameters"
+        points[name] = few, {"tiny": True}
+        points[f"{name}, DP of clients"] = few, {"tiny": True, "settings": CLIENTS}
     lines: list[tuple[Any, ...]] = []
     results: dict[str, Any] = {}
-    for name, work in points.items():
-        found = bench.tacit("auto", dataclasses.replace(work, name=name))
+    for name, (work, more) in points.items():
+        found = bench.tacit("auto", dataclasses.replace(work, name=name), **more)
         results[name] = found and dataclasses.asdict(found)
         if found is None:
             lines.append((name, "failed", "", "", ""))
@@ -202,14 +216,14 @@ def growth(bench: Bench) -> tuple[list[tuple[Any, ...]], dict[str, Any]]:
 
 def long_run(bench: Bench) -> dict[str, Any] | None:
     """Memory and pace of 10,000 rounds of ten parameters."""
-    tiny = Workload("tiny", clients=100, examples=2, cohort=5, steps=1)
     found = bench.tacit(
-        "auto", tiny, tiny=True, rounds=LONG, memory_at=[TENTH, LONG], seconds=1e9, timeout=3600
+        "auto", TINY, tiny=True, rounds=LONG, memory_at=[TENTH, LONG], seconds=1e9, timeout=3600
     )
     return found and {
         "rounds": found.rounds,
         "seconds_per_round_first_tenth": found.pace[0],
         "seconds_per_round_last_tenth": found.pace[1],
+        "last_tenth_over_first": found.pace[1] / found.pace[0],
         "mb_at_a_tenth": found.memory[str(TENTH)],
         "mb_at_the_end": found.memory[str(LONG)],
         "peak_mb": found.peak_mb,

@@ -19,7 +19,7 @@ from scipy import stats
 FAILURE = 1e-6
 
 
-@functools.lru_cache(maxsize=65536)
+@functools.lru_cache(maxsize=4096)
 def bound(draws: int, rate: float, population: int) -> int:
     """Participations of any one client in ``draws`` Poisson draws.
 

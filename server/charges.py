@@ -8,6 +8,7 @@ every charge of its past, released or abandoned.
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,10 +67,10 @@ class Charges:
         store.abandon_open_charges(run, "crash")
         bodies = [row["body"] for row in store.spending(run)]
         charged = [b for b in bodies if b["kind"] == "CHARGE"]
-        self._keys = [(b["round"], b["purpose"]) for b in charged]
-        self._aborted = [
+        self._attempts = Counter((b["round"], b["purpose"]) for b in charged)
+        self._aborted = Counter(
             b["round"] for b in bodies if b["kind"] == "ABANDON" and b["reason"] == "abort"
-        ]
+        )
         deltas = {"client": plan.delta("client"), "record": plan.delta("record")}
         self.spending: Spending = ledger.replay(bodies, deltas)
         self._sampler = Sampler(plan, self._randomness)
@@ -78,11 +79,11 @@ class Charges:
 
     def aborts(self, number: int) -> int:
         """How often this round failed; its cohort and central noise aren't drawn again."""
-        return self._aborted.count(number)
+        return self._aborted[number]
 
     def aborted(self, number: int, charges: int) -> None:
         """Notes that charges of a round came to nothing; its next attempt draws anew."""
-        self._aborted += [number] * charges
+        self._aborted[number] += charges
 
     def project(self, number: int, evaluates: bool) -> None:
         """Asks the run's caps about a round, with all that it will charge.
@@ -122,7 +123,7 @@ class Charges:
         log.debug("round %d: draw for %s", number, purpose)
         cohort = self._sampler.draw(purpose, number, self.aborts(number))
         log.debug("round %d: charge for %s", number, purpose)
-        attempt = self._keys.count((number, purpose))
+        attempt = self._attempts[number, purpose]
         commitment, salt = self._sampler.commit(cohort)
         participations = self._sampler.note(purpose, cohort)
         body = self._leaf(purpose, number, attempt, commitment, participations)
@@ -130,7 +131,7 @@ class Charges:
         index = self._store.append(
             body, (salt, cohort), lambda c, at: self._governance.check(c, self._run, asked, at)
         )
-        self._keys.append((number, purpose))
+        self._attempts[number, purpose] += 1
         self.spending.add(body)
         log.debug("round %d: charged for %s", number, purpose)
         return Charge(number, attempt, purpose, index, cohort)

@@ -226,7 +226,7 @@ class Store:
             v, run = t.versions, version["run"]
             same_name = sa.select(sa.func.max(v.c.number)).where(v.c.name == version["name"])
             number = (c.execute(same_name).scalar() or 0) + 1
-            last = sa.select(v.c.id, v.c.release).where(v.c.run == run).order_by(v.c.id.desc())
+            last = sa.select(v.c.id, v.c.release).where(v.c.run == run).order_by(v.c.round.desc())
             parent = c.execute(last.limit(1)).first()
             for body in leaves[:-1]:
                 log.append(body)

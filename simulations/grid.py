@@ -32,6 +32,24 @@ _TOGETHER = 16
 Ahead = Callable[[Sequence[Message], Sequence[int]], None]
 
 
+class _Nodes(Mapping[int, int]):
+    """The node ids of ``clients`` clients, worked out when they are asked for."""
+
+    def __init__(self, clients: int) -> None:
+        self._clients = range(clients)
+
+    def __getitem__(self, client: int) -> int:
+        if client not in self._clients:
+            raise KeyError(client)
+        return _FIRST_NODE + client
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._clients)
+
+    def __len__(self) -> int:
+        return len(self._clients)
+
+
 class InProcessGrid(Grid):
     """Calls a ClientApp for each of ``clients`` nodes.
 
@@ -66,9 +84,9 @@ class InProcessGrid(Grid):
         self._states: dict[int, RecordDict] = {}
 
     @property
-    def nodes(self) -> dict[int, int]:
+    def nodes(self) -> Mapping[int, int]:
         """Node id of each client number."""
-        return {k: _FIRST_NODE + k for k in range(self._clients)}
+        return _Nodes(self._clients)
 
     def set_run(self, run: Run) -> None:
         """Part of Flower's interface; a simulation has one run."""

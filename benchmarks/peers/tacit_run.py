@@ -60,7 +60,7 @@ def small(client: int) -> tuple[Any, Any]:
     """Two records of a client."""
     import torch
 
-    return torch.full((2, 4), client / 100), torch.tensor([0, 1])
+    return torch.full((2, 4), client % 100 / 100), torch.tensor([0, 1])
 
 
 def main() -> None:
