@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 from collections.abc import Callable, Sequence
@@ -113,7 +114,10 @@ def _run(
     # What tasks load and keep is then there, once, for every process.
     for spec in {(spec.task, spec.data): spec for spec in specs}.values():
         load(spec)
+    # What is there isn't garbage: workers needn't look at it, nor copy its pages by looking.
+    gc.freeze()
     pool = Pool(work, count, told)
+    gc.unfreeze()
     try:
         for _ in pool.map(enumerate(lines)):
             pass
@@ -135,6 +139,8 @@ def _one(place: int, line: Sequence[str], home: Home, tell: Tell) -> None:
         tell(("ended", place, refusal.message))
     else:
         tell(("ended", place, result.to_json()))
+    # A run's records are in cycles, and the next run brings its own.
+    gc.collect()
 
 
 def _varied(lines: Sequence[Sequence[str]]) -> list[str]:

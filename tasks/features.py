@@ -8,10 +8,41 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+# Images at a time: few enough that what is in between stays in the caches, and that malloc
+# gives the same pages again in place of new ones (five times as fast as 600 at a time).
+_TOGETHER = 32
+
+
+class Kept:
+    """Features of a data set's images, made when they are first asked for and kept.
+
+    An image's features depend on it alone, so every run of a process can use the same ones,
+    whichever client has the image.
+
+    Args:
+        images: shape [n, ...].
+        make: the features of some of them, float32.
+    """
+
+    def __init__(self, images: Tensor, make: Callable[[Tensor], Tensor]) -> None:
+        self._images, self._make = images, make
+        # Memory is taken as it is written to.
+        self._made = torch.empty(len(images), *make(images[:1]).shape[1:])
+        self._there = torch.zeros(len(images), dtype=torch.bool)
+
+    def __getitem__(self, rows: Tensor) -> Tensor:
+        """A copy of the features of the images ``rows``."""
+        missing = rows[~self._there[rows]]
+        if len(missing) > 0:
+            self._made[missing] = self._make(self._images[missing])
+            self._there[missing] = True
+        return self._made.index_select(0, rows)
 
 
 def gradients(images: Tensor) -> Tensor:
@@ -46,14 +77,15 @@ def gabor(images: Tensor) -> Tensor:
     Returns:
         Shape [n, 16, 7, 7], normalised per channel within each image, of L2 norm 1.
     """
-    parts = [_gabor(part) for part in torch.split(images, 2000)]
+    parts = [_gabor(part) for part in torch.split(images, _TOGETHER)]
     return torch.cat(parts) if parts else torch.zeros(0, 16, 7, 7)
 
 
 def _gabor(images: Tensor) -> Tensor:
-    response = functional.conv2d(images, _bank(), padding=3)
-    amplitude = (response[:, 0::2] ** 2 + response[:, 1::2] ** 2 + 1e-8).sqrt()
-    pooled = functional.group_norm(functional.avg_pool2d(amplitude, 4).sqrt(), 16)
+    # In place: what is in between is 32 times as large as the images.
+    response = functional.conv2d(images, _bank(), padding=3).square_()
+    amplitude = (response[:, 0::2] + response[:, 1::2]).add_(1e-8).sqrt_()
+    pooled = functional.group_norm(functional.avg_pool2d(amplitude, 4).sqrt_(), 16)
     return functional.normalize(pooled.flatten(1), dim=1, eps=1e-5).reshape(-1, 16, 7, 7)
 
 

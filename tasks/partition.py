@@ -1,4 +1,8 @@
-"""Splits pooled data into simulated clients, with flwr-datasets' partitioners."""
+"""Splits pooled data into simulated clients, with flwr-datasets' partitioners.
+
+Except "iid", the default: it is what `IidPartitioner` makes of the records in a random order,
+without the seconds that importing flwr-datasets takes.
+"""
 
 from __future__ import annotations
 
@@ -31,42 +35,41 @@ def split(columns: dict[str, Any], clients: int, how: PartitionSpec, seed: int) 
     Raises:
         DataError: the column isn't there, or the data has too few records or ids.
     """
-    # flwr-datasets and the datasets library take seconds to import.
+    records = len(next(iter(columns.values())))
+    _check(columns, records, clients, how)
+    if how.kind == "iid":
+        order = np.random.default_rng(seed % 2**32).permutation(records)
+        return np.array_split(order, clients)
+    return _by_flower(columns[how.column], clients, how, seed % 2**32)
+
+
+def _by_flower(column: Any, clients: int, how: PartitionSpec, seed: int) -> list[Indices]:
     from datasets import Dataset
     from flwr_datasets import partitioner as flower
 
-    records = len(next(iter(columns.values())))
-    column = how.column if how.kind != "iid" else None
-    _check(columns, records, clients, how)
-    made: dict[str, Any] = {"index": np.arange(records)}
-    if column is not None:
-        made[column] = np.asarray(columns[column])
-    made_seed = seed % 2**32
     partitioner: Any
-    if how.kind == "iid":
-        # The partitioner deals consecutive records, so the order is shuffled first.
-        made["index"] = np.random.default_rng(made_seed).permutation(records)
-        partitioner = flower.IidPartitioner(clients)
-    elif how.kind == "dirichlet":
+    if how.kind == "dirichlet":
         partitioner = flower.DirichletPartitioner(
-            clients, column, how.alpha, min_partition_size=0, seed=made_seed
+            clients, how.column, how.alpha, min_partition_size=0, seed=seed
         )
     elif how.kind == "shards":
         partitioner = flower.ShardPartitioner(
-            clients, column, num_shards_per_partition=how.shards, seed=made_seed
+            clients, how.column, num_shards_per_partition=how.shards, seed=seed
         )
     else:
-        partitioner = flower.NaturalIdPartitioner(column)
-    partitioner.dataset = Dataset.from_dict(made)
+        partitioner = flower.NaturalIdPartitioner(how.column)
+    values = np.asarray(column)
+    partitioner.dataset = Dataset.from_dict({"index": np.arange(len(values)), how.column: values})
     if partitioner.num_partitions < clients:
         raise DataError(
             f"clients={clients} is more than the {partitioner.num_partitions} ids in column "
-            f"{column!r}"
+            f"{how.column!r}"
         )
     # What libraries print mustn't mix with ``--json`` on stdout.
     with contextlib.redirect_stdout(sys.stderr):
         parts = [partitioner.load_partition(k) for k in range(clients)]
-    return [np.asarray(part["index"], dtype=np.int64) for part in parts]
+    # The column as a whole: without [:] it is read value by value.
+    return [np.asarray(part["index"][:], dtype=np.int64) for part in parts]
 
 
 def _check(columns: dict[str, Any], records: int, clients: int, how: PartitionSpec) -> None:

@@ -12,7 +12,7 @@ import torch
 
 from tacit.configs import build
 from tacit.privacy.errors import ConfigError, DataError
-from tacit.tasks import fashion
+from tacit.tasks import fashion, features
 from tacit.tasks.task import Task, load
 
 NAMES = [f"{split}-{what}" for split in ("train", "t10k") for what in ("images", "labels")]
@@ -125,6 +125,35 @@ def test_each_model_takes_what_the_clients_have(tmp_path: Path, model: str) -> N
     assert min(sizes) == 0
     assert task.test is not None
     assert task.model()(task.test()[0]).shape == (6, 10)
+
+
+def test_runs_share_the_features_of_an_image_whichever_client_has_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = []
+    gabor = features.gabor
+
+    def counted(images: torch.Tensor) -> torch.Tensor:
+        made.append(len(images))
+        return gabor(images)
+
+    monkeypatch.setattr(features, "gabor", counted)
+    monkeypatch.setitem(fashion.MODELS, "gabor_cnn", (fashion.MODELS["gabor_cnn"][0], counted))
+    where = f"data.root={folder(tmp_path)}"
+    raw = torch.from_numpy(fashion.read_idx(tmp_path / "train-images-idx3-ubyte.gz").copy())
+    due = gabor(raw.float().div(255.0).unsqueeze(1)).flatten(1)
+    for seed in range(3):
+        task = fashion_mnist(where, "model=gabor_cnn", f"seed={seed}")
+        made_by_run = len(made)
+        inputs = torch.cat([task.data(k)[0] for k in range(6)]).flatten(1)
+        nearest = torch.cdist(inputs.double(), due.double()).min(1)
+        assert sorted(nearest.indices.tolist()) == list(range(24))
+        assert float(nearest.values.max()) < 1e-4
+        assert (len(made) > made_by_run) is (seed == 0)
+        assert task.test is not None
+        task.test()
+    # The first image once more, for the shape.
+    assert sum(made) == 1 + 24 + 6
 
 
 def test_a_model_it_doesnt_have_lists_those_it_has(tmp_path: Path) -> None:

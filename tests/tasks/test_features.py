@@ -67,6 +67,29 @@ def test_gabor_in_pieces_is_gabor_in_one() -> None:
     torch.testing.assert_close(whole[1998:], features.gabor(x[1998:]), rtol=1e-4, atol=1e-5)
 
 
+def test_kept_features_are_made_once_and_are_those_of_the_rows_asked_for() -> None:
+    x, made = images(9, (1, 28, 28)), []
+
+    def make(some: Tensor) -> Tensor:
+        made.append(len(some))
+        return features.gabor(some)
+
+    kept, whole = features.Kept(x, make), features.gabor(x)
+    made.clear()
+    for rows, new in (([3, 1], [2]), ([1, 8, 3, 0], [2]), ([0, 8], []), ([], [])):
+        torch.testing.assert_close(kept[torch.tensor(rows, dtype=torch.long)], whole[rows])
+        assert made == new
+        made.clear()
+
+
+def test_what_is_done_to_kept_features_changes_only_a_copy() -> None:
+    kept = features.Kept(images(4, (64,)), features.gradients)
+    rows = torch.arange(4)
+    before = kept[rows]
+    kept[rows].zero_()
+    assert torch.equal(kept[rows], before)
+
+
 def test_a_brighter_image_has_the_same_gabor_features() -> None:
     # Normalised within the image, so contrast tells nothing.
     x = images(3, (1, 28, 28))

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
+from datasets import Dataset
+from flwr_datasets.partitioner import IidPartitioner
 
 from tacit.configs.spec import PartitionSpec
 from tacit.privacy.errors import DataError
@@ -47,6 +52,26 @@ def test_iid_clients_are_of_equal_size_and_see_most_labels() -> None:
     parts = split(7, how("iid"))
     assert {len(p) for p in parts} <= {142, 143}
     assert skew(parts) < 0.25
+
+
+@pytest.mark.parametrize("clients", [1, 7, 40, 1000])
+def test_iid_is_flowers_partition_of_shuffled_records(clients: int) -> None:
+    order = np.random.default_rng(3).permutation(len(LABELS))
+    flower = IidPartitioner(clients)
+    flower.dataset = Dataset.from_dict({"index": order})
+    for k, part in enumerate(split(clients, how("iid"), 3)):
+        assert part.tolist() == flower.load_partition(k)["index"][:]
+
+
+def test_iid_needs_nothing_of_flower() -> None:
+    # Importing it takes a second or two, at the start of every simulation.
+    code = (
+        "import sys, numpy; from tacit.configs.spec import PartitionSpec; "
+        "from tacit.tasks import partition; "
+        "partition.split({'label': numpy.zeros(9)}, 3, PartitionSpec('iid', 1.0, 1, 'label'), 0); "
+        "sys.exit(bool({'datasets', 'flwr_datasets'} & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], timeout=120).returncode == 0
 
 
 @pytest.mark.parametrize("kind", ["iid", "dirichlet", "shards"])
