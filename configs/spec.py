@@ -61,7 +61,7 @@ class PartitionSpec:
 
 @dataclass(frozen=True, slots=True)
 class ClientPrivacySpec:
-    """Client-level DP, `tacit.privacy.plan.ClientUnit` in the words of the command line."""
+    """Client-level DP, `tacit.privacy.units.ClientUnit` in the words of the command line."""
 
     kind: str
     noise_multiplier: float
@@ -78,7 +78,7 @@ class ClientPrivacySpec:
 
 @dataclass(frozen=True, slots=True)
 class RecordPrivacySpec:
-    """Record-level DP, `tacit.privacy.plan.RecordUnit` in the words of the command line.
+    """Record-level DP, `tacit.privacy.units.RecordUnit` in the words of the command line.
 
     ``sampling_rate`` also draws the batches when ``kind`` is none.
     """
@@ -262,6 +262,8 @@ class RunSpec:
         engine: how a simulation trains: "serial" one client at a time through Opacus, "cohort"
             many in one pass of torch, "fused" in compiled code, "auto" the fastest that can
             train the model. They agree to rounding; a deployed client has no use for it.
+        device: that the cohort engine trains on: "cpu", "cuda", or "auto", a GPU where torch
+            has one. Results agree to rounding; a deployed client has no use for it.
     """
 
     task: str
@@ -279,6 +281,7 @@ class RunSpec:
     attempts: int
     threads: int
     engine: str
+    device: str
     secure: SecureSpec
     faults: FaultsSpec
     data: DataSpec
@@ -298,6 +301,12 @@ class RunSpec:
         validate.at_least("attempts", self.attempts, 1)
         validate.at_least("threads", self.threads, 1)
         validate.one_of("engine", self.engine, ("auto", "serial", "cohort", "fused"))
+        validate.one_of("device", self.device, ("auto", "cpu", "cuda"))
+        if self.device == "cuda" and self.engine not in ("auto", "cohort"):
+            raise ConfigError(
+                f"device=cuda and engine={self.engine}, which trains on the CPU",
+                "leave one of them out: engine=cohort trains on a GPU",
+            )
         if self.seed is not None and not 0 <= self.seed < 2**53:
             raise ConfigError(f"seed={self.seed} must be in [0, 2^53)")
         if self.delta is not None:

@@ -72,8 +72,9 @@ def spec_of(run: Row) -> RunSpec:
         )
     found["budget"] = {"wait": None, **found["budget"]}
     found["secure"] = {"protocol": "full", **found["secure"]}
-    # Runs of before there were others were begun, and go on, with the serial engine.
-    return RunSpec.from_dict({"population": None, "engine": "serial", **found})
+    # Runs of before there were others were begun, and go on, with the serial engine on a CPU.
+    older = {"population": None, "engine": "serial", "device": "cpu"}
+    return RunSpec.from_dict({**older, **found})
 
 
 @contextlib.contextmanager

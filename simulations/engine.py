@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from flwr.app import Message
+from threadpoolctl import threadpool_limits
 
 from tacit.client.app import MakeTrainer, make_app
 from tacit.client.party import LocalParty
@@ -29,6 +30,7 @@ from tacit.server.home import Home
 from tacit.server.legs import Legs
 from tacit.server.store import Row, Store
 from tacit.simulations import report
+from tacit.simulations.cohort.choice import device
 from tacit.simulations.cohort.trainer import CohortTrainer
 from tacit.simulations.faults import FaultyGrid
 from tacit.simulations.grid import InProcessGrid
@@ -135,6 +137,7 @@ def simulate(
     try:
         if resume is None:
             spec = _settled(build.compose(overrides))
+            device(spec)  # Refused before there is a run.
             found = check(task, spec) if task is not None else load(spec)
             run = runs.create(spec, found, store)
         else:
@@ -187,10 +190,14 @@ def _grid(
     # A session of secure aggregation is kept where it began.
     alone = settled.aggregation == "secure" or spec.threads > 1 or spec.faults.active
     alone = alone or trainer is not None  # It may keep something.
+    # A process that uses a GPU can't be forked.
+    alone = alone or device(spec).type != "cpu"
     if alone and workers is not None and workers > 1:
         raise ConfigError(
-            f"workers={workers} needs clients that keep nothing between messages, and threads=1",
-            "leave workers out with the full protocol of secure aggregation, faults, or a trainer",
+            f"workers={workers} needs clients that keep nothing between messages, threads=1, and "
+            "device=cpu where there is a GPU",
+            "leave workers out with the full protocol of secure aggregation, faults, a trainer, "
+            "or a GPU",
         )
     ahead = None
     if trainer is None:
@@ -253,10 +260,11 @@ def summary(store: Store, identifier: str, rate: float, began: float) -> Result:
 
 @contextlib.contextmanager
 def _threads(count: int) -> Iterator[None]:
-    """Torch's threads for the run, and the caller's number again afterwards."""
+    """Threads of torch and of numpy's BLAS, and the caller's numbers again afterwards."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:
-        yield
+        with threadpool_limits(limits=count, user_api="blas"):
+            yield
     finally:
         torch.set_num_threads(before)

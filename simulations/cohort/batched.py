@@ -6,11 +6,15 @@ A client's update depends on no other client, but for rounding: which sums torch
 order depends on who shares a pass, and that on nothing but the jobs.
 
 In the first step, while all clients have the round's weights, these aren't copied.
+
+On a GPU the arithmetic is full single precision too (no TF32), and sums are formed in the same
+order each time, but for operations of the model's own that CUDA has in no fixed order.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,8 +24,9 @@ from torch import Tensor, nn
 
 from tacit.privacy.mechanisms import MARGIN
 from tacit.privacy.messages import Vector
-from tacit.simulations.cohort.buckets import Pack, packs
+from tacit.simulations.cohort.buckets import ROWS, Pack, packs
 from tacit.simulations.cohort.job import Job, Recipe
+from tacit.simulations.cohort.tape import CPU, add_rows
 from tacit.simulations.cohort.twins import Twins
 from tacit.tasks.task import Task
 
@@ -31,11 +36,13 @@ class BatchedEngine:
 
     Args:
         task: whose loss.
-        model: as the task makes it; not modified.
+        model: as the task makes it; moved to the device, and not modified.
         recipe: how every client trains.
+        device: that trains; records and noise are moved there, updates back.
 
     Attributes:
         name: "cohort".
+        device: that trains.
         recipe: how every client trains.
         generic: kinds of the layers that take the slower way.
 
@@ -45,23 +52,24 @@ class BatchedEngine:
 
     name = "cohort"
 
-    def __init__(self, task: Task, model: nn.Module, recipe: Recipe) -> None:
-        self._task, self.recipe = task, recipe
-        self._twins = Twins(model)
+    def __init__(
+        self, task: Task, model: nn.Module, recipe: Recipe, device: torch.device = CPU
+    ) -> None:
+        self._task, self.recipe, self.device = task, recipe, device
+        self._twins = Twins(model.to(device), device)
         self.generic = self._twins.generic
 
     def updates(self, parameters: Vector, jobs: Sequence[Job]) -> list[NDArray[Any] | None]:
         """Each job's update, in the jobs' order; None where a norm isn't finite."""
-        return [
-            update if np.isfinite(update).all() else None
-            for update in self._updates(parameters, jobs)
-        ]
+        with exact(self.device):
+            made = self._updates(parameters, jobs)
+        return [update if np.isfinite(update).all() else None for update in made]
 
     def _updates(self, parameters: Vector, jobs: Sequence[Job]) -> list[NDArray[Any]]:
         recipe = self.recipe
-        start = torch.from_numpy(np.array(parameters, dtype=np.float32))
+        start = torch.from_numpy(np.array(parameters, dtype=np.float32)).to(self.device)
         weights = start.expand(1, -1)
-        summed = torch.zeros(len(jobs), len(start))
+        summed = start.new_zeros(len(jobs), len(start))
         for step in range(recipe.steps):
             summed = self._step(weights, jobs, step)
             if recipe.summed:
@@ -71,8 +79,8 @@ class BatchedEngine:
             self._move(weights, start, summed, jobs)
         if recipe.summed:
             scale = -recipe.learning_rate / recipe.denominator
-            return list(summed.double().numpy() * scale)
-        return list((weights - start).numpy())
+            return list(summed.cpu().double().numpy() * scale)
+        return list((weights - start).cpu().numpy())
 
     def _move(self, weights: Tensor, start: Tensor, summed: Tensor, jobs: Sequence[Job]) -> None:
         """One step of SGD for every client, in place."""
@@ -81,7 +89,8 @@ class BatchedEngine:
             if recipe.noise > 0:
                 for total, job in zip(summed, jobs, strict=True):
                     assert job.noise is not None
-                    total += torch.from_numpy(job.noise.normal32(len(start))) * recipe.noise
+                    draw = torch.from_numpy(job.noise.normal32(len(start)))
+                    total += draw.to(self.device) * recipe.noise
             summed /= recipe.denominator
         if recipe.proximal > 0:
             summed += recipe.proximal * (weights - start)
@@ -89,11 +98,12 @@ class BatchedEngine:
 
     def _step(self, weights: Tensor, jobs: Sequence[Job], step: int) -> Tensor:
         """Each client's sum of clipped gradients, or mean gradient, shape [jobs, d]."""
-        total = torch.zeros(len(jobs), weights.shape[1])
+        total = weights.new_zeros(len(jobs), weights.shape[1])
         batches = [job.rows[step] for job in jobs]
-        for pack in packs(batches, self.recipe.physical_batch):
+        most = self.recipe.physical_batch
+        for pack in packs(batches, min(most, ROWS) if self.device.type == "cpu" else most):
             sums = self._pass(weights, pack, jobs, batches)
-            total.index_add_(0, torch.from_numpy(pack.clients), sums)
+            add_rows(total, torch.from_numpy(pack.clients).to(self.device), sums)
         return total
 
     def _pass(
@@ -105,7 +115,7 @@ class BatchedEngine:
     ) -> Tensor:
         twins, bucket = self._twins, self._twins.bucket
         bucket.clients, bucket.rows = pack.rows.shape
-        whose = torch.from_numpy(pack.clients)
+        whose = torch.from_numpy(pack.clients).to(self.device)
         bucket.parameters = weights if len(weights) == 1 else weights[whose]
         for core in twins.cores:
             core.forget()
@@ -113,16 +123,16 @@ class BatchedEngine:
         jobs = [jobs[k] for k in pack.clients]
         x = torch.cat([job.inputs[rows] for job, rows in zip(jobs, picked, strict=True)])
         y = torch.cat([job.targets[rows] for job, rows in zip(jobs, picked, strict=True)])
-        loss = self._task.loss(twins.model(x), y)
+        loss = self._task.loss(twins.model(x.to(self.device)), y.to(self.device))
         # The loss is a mean over the rows; a record's gradient isn't divided by anything.
-        torch.autograd.backward(loss, torch.tensor(float(len(x)), dtype=loss.dtype))
-        real = torch.from_numpy(pack.real).flatten()
+        torch.autograd.backward(loss, torch.full_like(loss, len(x)))
+        real = torch.from_numpy(pack.real).flatten().to(self.device)
         if self.recipe.clip is None:
             sizes = torch.tensor([1.0 / len(batches[k]) for k in pack.clients])
-            factors = real * sizes.repeat_interleave(bucket.rows)
+            factors = real * sizes.to(self.device).repeat_interleave(bucket.rows)
         else:
             factors = real * self._factors(self.recipe.clip)
-        summed = torch.empty(bucket.clients, weights.shape[1])
+        summed = weights.new_empty(bucket.clients, weights.shape[1])
         for core in twins.cores:
             core.sums(factors, summed)
             core.forget()
@@ -133,5 +143,29 @@ class BatchedEngine:
         squares = torch.stack([core.squares() for core in self._twins.cores]).sum(0)
         norms = squares.sqrt()
         # What isn't finite is made NaN, and so is its client's update.
-        norms[~torch.isfinite(norms)] = torch.nan
+        norms.masked_fill_(~torch.isfinite(norms), torch.nan)
         return (MARGIN * clip / (norms + 1e-12)).clamp(max=1.0)
+
+
+@contextlib.contextmanager
+def exact(device: torch.device) -> Iterator[None]:
+    """Full single precision and ordered sums of a GPU; the caller's settings again afterwards."""
+    if device.type == "cpu":
+        yield
+        return
+    cudnn: Any = torch.backends.cudnn  # Torch's annotations don't know all of it.
+    wanted = [
+        (torch.backends.cuda.matmul, "fp32_precision", "ieee"),
+        (cudnn.conv, "fp32_precision", "ieee"),
+        (cudnn.rnn, "fp32_precision", "ieee"),
+        (cudnn, "deterministic", True),
+        (cudnn, "benchmark", False),
+    ]
+    before = [getattr(where, name) for where, name, _ in wanted]
+    try:
+        for where, name, value in wanted:
+            setattr(where, name, value)
+        yield
+    finally:
+        for (where, name, _), value in zip(wanted, before, strict=True):
+            setattr(where, name, value)

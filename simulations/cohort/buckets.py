@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-# Rows of a pass: enough to keep torch busy, few enough to stay in the cache. Measured.
+# Rows of a pass on a CPU: enough to keep torch busy, few enough for the cache. Measured.
 ROWS = 256
 
 
@@ -38,11 +38,10 @@ def packs(batches: Sequence[NDArray[np.int64]], most: int) -> list[Pack]:
         batches: rows of each job.
         most: rows in one pass.
     """
-    limit = min(most, ROWS)
     pieces = [
-        (k, rows[start : start + limit])
+        (k, rows[start : start + most])
         for k, rows in enumerate(batches)
-        for start in range(0, len(rows), limit)
+        for start in range(0, len(rows), most)
     ]
     pieces.sort(key=lambda piece: -len(piece[1]))
     found: list[list[tuple[int, NDArray[np.int64]]]] = []
@@ -50,7 +49,7 @@ def packs(batches: Sequence[NDArray[np.int64]], most: int) -> list[Pack]:
     for piece in pieces:
         if found:
             longest, count = len(found[-1][0][1]), len(found[-1]) + 1
-            fits = longest * count <= limit
+            fits = longest * count <= most
             if fits and (held + len(piece[1])) * 8 >= longest * count * 7:
                 found[-1].append(piece)
                 held += len(piece[1])

@@ -19,6 +19,7 @@ from tacit.privacy.noise import Singles
 from tacit.privacy.plan import PrivacyPlan
 from tacit.simulations.cohort.batched import BatchedEngine
 from tacit.simulations.cohort.job import Engine, Job, Recipe, UnsupportedError
+from tacit.simulations.cohort.tape import CPU
 from tacit.tasks import vector
 from tacit.tasks.task import Task, make_model
 
@@ -52,6 +53,21 @@ def recipe(spec: RunSpec, plan: PrivacyPlan) -> Recipe:
     )
 
 
+def device(spec: RunSpec) -> torch.device:
+    """Where a configuration has clients trained, as far as an engine can.
+
+    Raises:
+        ConfigError: it asks for a GPU, and torch has none.
+    """
+    if spec.device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(
+            f"device=cuda, and torch {torch.__version__} has no CUDA device that it can use",
+            "install a torch with CUDA and a driver for it, or set device=auto or device=cpu",
+        )
+    gpu = spec.device != "cpu" and spec.engine in ("auto", "cohort")
+    return torch.device("cuda") if gpu and torch.cuda.is_available() else CPU
+
+
 def choose(trainer: Trainer, task: Task, like: tuple[Tensor, Tensor]) -> tuple[Engine | None, str]:
     """The engine for a trainer's clients.
 
@@ -61,45 +77,65 @@ def choose(trainer: Trainer, task: Task, like: tuple[Tensor, Tensor]) -> tuple[E
         like: some records; only their shape and type are used.
 
     Returns:
-        The engine, None for the serial one; and why no faster one was taken, or which layers
-        take the slower way, for people.
+        The engine, None for the serial one; and for people the device, why no faster one was
+        taken, and which layers take the slower way.
 
     Raises:
-        ConfigError: the configuration asks for an engine that can't train this model.
+        ConfigError: the configuration asks for an engine, or a device, that can't train this
+            model.
     """
-    wanted = trainer.spec.engine
-    if wanted == "serial":
-        return None, ""
+    spec = trainer.spec
     reasons = []
-    for name in ("fused", "cohort"):
-        if wanted not in ("auto", name):
-            continue
+    for name, on in _ways(spec):
+        way = name if on.type == "cpu" else f"{name} on {on.type}"
         try:
-            made = _made(name, trainer, task)
+            made = _made(name, trainer, task, on)
             verify(made, trainer, like)
         except UnsupportedError as error:
-            reasons.append(f"{name}: {error}")
+            reasons.append(f"{way}: {error}")
             continue
         generic = sorted(set(made.generic)) if isinstance(made, BatchedEngine) else []
         if generic:
-            reasons.append(f"{name}: {', '.join(generic)} by the slower way of any module")
-        return made, "; ".join(reasons)
-    if wanted != "auto":
+            reasons.append(f"{way}: {', '.join(generic)} by the slower way of any module")
+        return made, "; ".join([f"on {on.type}", *reasons])
+    asked = [
+        f"{key}={value}"
+        for key, value in (("engine", spec.engine), ("device", spec.device))
+        if value not in ("auto", "serial", "cpu")
+    ]
+    if asked:
         raise ConfigError(
-            f"engine={wanted} can't train this model ({'; '.join(reasons)})",
-            "use engine=auto, which takes the fastest that can",
+            f"{' '.join(asked)} can't train this model ({'; '.join(reasons)})",
+            "use engine=auto and device=auto, which take the fastest that can",
         )
     return None, "; ".join(reasons)
 
 
-def _made(name: str, trainer: Trainer, task: Task) -> Engine:
+def _ways(spec: RunSpec) -> list[tuple[str, torch.device]]:
+    """The engines that may be taken, and where each trains, the fastest first."""
+    best = device(spec)
+    ways = [("fused", CPU), ("cohort", CPU)]
+    if best.type != "cpu":
+        ways.insert(0, ("cohort", best))
+    return [
+        (name, on)
+        for name, on in ways
+        if spec.engine in ("auto", name) and spec.device in ("auto", on.type)
+    ]
+
+
+def _made(name: str, trainer: Trainer, task: Task, on: torch.device) -> Engine:
     spec = trainer.spec
     model, how = make_model(task, spec.seed), recipe(spec, trainer.plan)
     if name == "fused":
         from tacit.simulations.cohort.fused.engine import fused
 
         return fused(task, model, how)
-    return BatchedEngine(task, model, how)
+    try:
+        return BatchedEngine(task, model, how, on)
+    except RuntimeError as error:
+        # A GPU that is there may be full, or another's.
+        raise UnsupportedError(_said(error)) from error
 
 
 def verify(engine: Engine, trainer: Trainer, like: tuple[Tensor, Tensor]) -> None:
@@ -122,13 +158,12 @@ def verify(engine: Engine, trainer: Trainer, like: tuple[Tensor, Tensor]) -> Non
     if not np.isfinite(np.concatenate(due)).all():
         start = vector.read(trainer.model)
         due = _due(trainer, start, jobs)
-    before = torch.random.get_rng_state()
+    before = _generators()
     try:
         made = engine.updates(start, jobs)
     except (RuntimeError, TypeError, ValueError, IndexError, AttributeError, KeyError) as error:
-        raise UnsupportedError(f"{type(error).__name__}: {str(error).splitlines()[0]}") from error
-    drew = not torch.equal(before, torch.random.get_rng_state())
-    if drew:
+        raise UnsupportedError(_said(error)) from error
+    if not all(map(torch.equal, before, _generators())):
         raise UnsupportedError("the model draws random numbers in training")
     sizes = [p.numel() for p in trainer.model.parameters() if p.requires_grad]
     ends = np.cumsum(sizes)[:-1]
@@ -140,6 +175,18 @@ def verify(engine: Engine, trainer: Trainer, like: tuple[Tensor, Tensor]) -> Non
             off = float(np.linalg.norm(got.astype(np.float64) - want))
             if not off <= _TOLERANCE * float(np.linalg.norm(want)) + 1e-6 * whole:
                 raise UnsupportedError("its updates differ from Opacus's")
+
+
+def _generators() -> list[Tensor]:
+    """The states of what a forward pass could draw from."""
+    states = [torch.random.get_rng_state()]
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        states.append(torch.cuda.get_rng_state())
+    return states
+
+
+def _said(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
 
 
 def _due(trainer: Trainer, start: Vector, jobs: Sequence[Job]) -> list[NDArray[Any]]:

@@ -57,7 +57,7 @@ class Generic(Sampled):
                 made, back = pull(due)
                 return made, back
             pull = vjp(lambda q: self.run(q, row[None])[0], p)[1]
-            return pull(due)[0], torch.zeros(())
+            return pull(due)[0], due.new_zeros(())
 
         shape = (self.bucket.clients, self.bucket.rows)
         rows, dues = x.reshape(*shape, *x.shape[1:]), g.reshape(*shape, *g.shape[1:])

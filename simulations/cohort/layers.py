@@ -10,7 +10,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from tacit.simulations.cohort.job import UnsupportedError
-from tacit.simulations.cohort.tape import Core, Sampled, weighted
+from tacit.simulations.cohort.tape import Core, Sampled, add_rows, weighted
 
 # A record's gradient is made, rather than its norm taken from products of its positions, where
 # that moves less memory and costs fewer operations; the constant is measured.
@@ -70,10 +70,10 @@ class Product(Core):
 
     def squares(self) -> Tensor:
         """Each record's squared norm, shape [N]."""
+        total = self.bucket.zeros(self.bucket.records)
         if not self._uses:
-            return torch.zeros(self.bucket.records)
+            return total
         x, g = self._joined()
-        total = torch.zeros(len(x))
         if self.trains("bias"):
             total = total + g.sum(1).pow(2).sum(1)
         if not self.trains("weight"):
@@ -92,7 +92,7 @@ class Product(Core):
         clients = self.bucket.clients
         if not self._uses:
             for name, slot in self.slots.items():
-                self.write(name, torch.zeros(clients, *slot.shape), into)
+                self.write(name, self.bucket.zeros(clients, *slot.shape), into)
             return
         x, g = self._joined()
         scaled = None
@@ -214,7 +214,7 @@ class _Unfold(torch.autograd.Function):
         if not ctx.needs_input_grad[0]:
             return None, None, None, None
         shape, size, step, hole, out = ctx.place
-        made = torch.zeros(shape)
+        made = g.new_zeros(shape)
         g = g.view(shape[0], *out, *size, shape[3])
         for i in range(size[0]):
             for j in range(size[1]):
@@ -301,15 +301,16 @@ class Lookup(Core):
         """The rows at indices [N, ...]."""
         table = self.get("weight")
         assert table is not None
+        if index.numel() and (int(index.min()) < 0 or int(index.max()) >= table.shape[1]):
+            # As torch says it on a CPU; on a GPU it would take the whole process along.
+            raise IndexError("index out of range in self")
         if len(table) == 1:
             return functional.embedding(index, table[0])
         return functional.embedding(self._own(index, table.shape[1]), table.flatten(0, 1))
 
     def _own(self, index: Tensor, entries: int) -> Tensor:
         """Indices into all clients' tables, one after another."""
-        if index.numel() and (int(index.min()) < 0 or int(index.max()) >= entries):
-            raise IndexError("index out of range in self")  # As torch says it.
-        whose = torch.arange(len(index)) // self.bucket.rows
+        whose = torch.arange(len(index), device=index.device) // self.bucket.rows
         return index + whose.view(-1, *[1] * (index.dim() - 1)) * entries
 
     def record(self, index: Tensor, g: Tensor) -> None:
@@ -327,7 +328,7 @@ class Lookup(Core):
     def squares(self) -> Tensor:
         """Each record's squared norm, from the pairs of positions with one index."""
         if not self._uses:
-            return torch.zeros(self.bucket.records)
+            return self.bucket.zeros(self.bucket.records)
         index, g = self._joined()
         same = index[:, :, None] == index[:, None, :]
         return (torch.bmm(g, g.transpose(1, 2)) * same).sum((1, 2)).clamp(min=0.0)
@@ -336,11 +337,11 @@ class Lookup(Core):
         """Each client's weighted sum."""
         entries, width = self.slots["weight"].shape
         clients = self.bucket.clients
-        made = torch.zeros(clients * entries, width)
+        made = self.bucket.zeros(clients * entries, width)
         if self._uses:
             index, g = self._joined()
             scaled = (g * factors[:, None, None]).flatten(0, 1)
-            made.index_add_(0, self._own(index, entries).flatten(), scaled)
+            add_rows(made, self._own(index, entries).flatten(), scaled)
         self.write("weight", made.view(clients, entries, width), into)
 
 

@@ -43,26 +43,39 @@ class Slot:
         return self.shape.numel()
 
 
+CPU = torch.device("cpu")
+
+
 @dataclass
 class Bucket:
     """What the twins of one model share while a bucket passes through.
 
     Attributes:
+        device: that everything is on.
         clients: C.
         rows: m, of each client.
         parameters: shape [C, d], or [1, d] while all clients have the round's.
         anchor: a scalar that needs a gradient, so that the backward pass reaches every twin.
     """
 
+    device: torch.device
     clients: int = 1
     rows: int = 1
-    parameters: Tensor = field(default_factory=lambda: torch.zeros(1, 0))
-    anchor: Tensor = field(default_factory=lambda: torch.zeros((), requires_grad=True))
+    parameters: Tensor = field(init=False)
+    anchor: Tensor = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.parameters = self.zeros(1, 0)
+        self.anchor = self.zeros().requires_grad_()
 
     @property
     def records(self) -> int:
         """N."""
         return self.clients * self.rows
+
+    def zeros(self, *shape: int) -> Tensor:
+        """Zeros of a shape."""
+        return torch.zeros(shape, device=self.device)
 
 
 class Core(ABC):
@@ -144,6 +157,18 @@ def weighted(samples: Tensor, factors: Tensor, clients: int) -> Tensor:
     return summed.reshape(clients, *samples.shape[1:])
 
 
+def add_rows(into: Tensor, index: Tensor, rows: Tensor) -> None:
+    """Adds rows [n, ...] to those of ``into`` at ``index``, where one may come again.
+
+    The order of a sum is the same each time, on a GPU too.
+    """
+    if into.device.type == "cpu":
+        into.index_add_(0, index, rows)
+    else:
+        # There index_add_ has no order, and this, which is slower on a CPU, sorts first.
+        into.index_put_((index,), rows, accumulate=True)
+
+
 class Sampled(Core):
     """A core whose tape holds the records' gradients themselves, summed over its uses."""
 
@@ -158,7 +183,7 @@ class Sampled(Core):
 
     def squares(self) -> Tensor:
         """Each record's squared norm, shape [N]."""
-        total = torch.zeros(self.bucket.records)
+        total = self.bucket.zeros(self.bucket.records)
         for made in self._samples.values():
             total = total + made.flatten(1).pow(2).sum(1)
         return total
@@ -168,5 +193,5 @@ class Sampled(Core):
         clients = self.bucket.clients
         for name, slot in self.slots.items():
             made = self._samples.get(name)
-            empty = torch.zeros(clients, *slot.shape)
+            empty = self.bucket.zeros(clients, *slot.shape)
             self.write(name, empty if made is None else weighted(made, factors, clients), into)

@@ -60,7 +60,8 @@ class Twins:
     """A copy of a model with twins.
 
     Args:
-        model: as the task makes it; not modified.
+        model: as the task makes it, on the device; not modified.
+        device: that bucket and parameters are on.
 
     Attributes:
         model: the copy.
@@ -72,8 +73,8 @@ class Twins:
         UnsupportedError: its parameters aren't each one module's own.
     """
 
-    def __init__(self, model: nn.Module) -> None:
-        self.bucket = Bucket()
+    def __init__(self, model: nn.Module, device: torch.device) -> None:
+        self.bucket = Bucket(device)
         self.cores: list[Core] = []
         self.generic: list[str] = []
         places: dict[int, int] = {}

@@ -407,3 +407,19 @@ def test_local_steps_of_epochs_round_up(epochs: int, rate: float, steps: int) ->
 
 def test_local_steps_that_are_set_dont_depend_on_the_rate() -> None:
     assert local_steps(composed("privacy.record.sampling_rate=0.1")) == 3
+
+
+@pytest.mark.parametrize("device", ["auto", "cpu", "cuda"])
+def test_the_device_is_a_setting_of_the_run_and_not_of_its_privacy(device: str) -> None:
+    assert composed().device == "auto"
+    spec = composed(f"device={device}")
+    assert spec.device == device
+    assert (spec.digest() == composed().digest()) == (device == "auto")
+    assert planned(f"device={device}").digest() == planned().digest()
+
+
+@pytest.mark.parametrize("engine", ["fused", "serial"])
+def test_an_engine_of_the_cpu_is_not_asked_for_on_a_gpu(engine: str) -> None:
+    assert f"device=cuda and engine={engine}" in str(refusal("device=cuda", f"engine={engine}"))
+    assert composed(f"engine={engine}", "device=cpu").engine == engine
+    assert "device=gpu" in str(refusal("device=gpu"))
