@@ -16,7 +16,7 @@ from tacit.client import dpsgd, guard
 from tacit.configs.planning import local_steps
 from tacit.configs.spec import RunSpec
 from tacit.privacy.messages import Vector
-from tacit.privacy.noise import Randomness, Source
+from tacit.privacy.noise import Randomness, Source, coins
 from tacit.privacy.plan import PrivacyPlan
 from tacit.tasks import vector
 from tacit.tasks.task import Task, make_model, score
@@ -100,7 +100,7 @@ class Trainer:
         """The rows of each step's batch: each record independently (Poisson sampling)."""
         source, rate = randomness.source("batch", *labels), self.spec.privacy.record.sampling_rate
         steps = range(local_steps(self.spec))
-        return [np.flatnonzero(source.uniform(records) < rate) for _ in steps]
+        return [np.flatnonzero(coins(source, records, rate)) for _ in steps]
 
     def steps(
         self,

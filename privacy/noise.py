@@ -14,6 +14,7 @@ mechanism are about real numbers. Mechanisms on integers carry no such gap.
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 from typing import Protocol
 
@@ -166,6 +167,21 @@ class SimulationSource:
     def key(self) -> bytes:
         """32 bytes to key a `KeyedStream` with; as guessable as the seed."""
         return self._generator.bytes(32)
+
+
+def coins(source: Source, size: int, rate: float) -> NDArray[np.bool_]:
+    """Independent coins for a Poisson draw.
+
+    Args:
+        source: of the numbers.
+        size: how many.
+        rate: in [0, 1].
+
+    Returns:
+        Shape [size], each true with a probability in (rate - 2^-53, rate]: a number is one of
+        2^53 that are equally likely, and the rate is rounded down to such steps.
+    """
+    return source.uniform(size) < math.floor(rate * 2.0**53) * 2.0**-53
 
 
 class Randomness:

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from tacit.privacy import participation
 from tacit.privacy.log import leaves
-from tacit.privacy.noise import Randomness, Source
+from tacit.privacy.noise import Randomness, Source, coins
 from tacit.privacy.plan import PrivacyPlan
 
 # Up to so many clients, or so many a member, one number each is as fast as what spares them.
@@ -93,8 +93,7 @@ class Sampler:
 def flipped(source: Source, population: int, rate: float) -> list[int]:
     """A Poisson draw with a coin for each client.
 
-    A coin is one of 2^53 equally likely numbers, and the rate is rounded down to such steps:
-    clients are independent, and each joins with probability in (rate - 2^-53, rate].
+    Clients are independent, and each joins with probability in (rate - 2^-53, rate].
 
     Args:
         source: of the coins.
@@ -104,8 +103,7 @@ def flipped(source: Source, population: int, rate: float) -> list[int]:
     Returns:
         Who joins, ascending.
     """
-    below = math.floor(rate * 2.0**53) * 2.0**-53
-    joined: list[int] = np.flatnonzero(source.uniform(population) < below).tolist()
+    joined: list[int] = np.flatnonzero(coins(source, population, rate)).tolist()
     return joined
 
 

@@ -199,6 +199,8 @@ def _grid(
             "leave workers out with the full protocol of secure aggregation, faults, a trainer, "
             "or a GPU",
         )
+    if trainer is not None and spec.device == "cuda":
+        raise ConfigError("device=cuda needs tacit's own trainer", "leave out device, or trainer")
     ahead = None
     if trainer is None:
         together = CohortTrainer(task, spec, settled)

@@ -94,8 +94,8 @@ def _run(
     watch, ended = watching
     specs = [compose(line) for line in lines]
     count = min(available() if workers is None else workers, len(lines))
-    if any(spec.threads > 1 for spec in specs):
-        count = 1  # A worker has one thread.
+    if any(spec.threads > 1 or spec.device != "cpu" for spec in specs):
+        count = 1  # A worker has one thread, and a process that uses a GPU can't be forked.
 
     def work(item: tuple[int, Sequence[str]], tell: Tell) -> None:
         _one(*item, home, tell)
@@ -116,8 +116,10 @@ def _run(
         load(spec)
     # What is there isn't garbage: workers needn't look at it, nor copy its pages by looking.
     gc.freeze()
-    pool = Pool(work, count, told)
-    gc.unfreeze()
+    try:
+        pool = Pool(work, count, told)
+    finally:
+        gc.unfreeze()
     try:
         for _ in pool.map(enumerate(lines)):
             pass

@@ -66,11 +66,11 @@ class Pool:
         self._said: set[str] = set()
         context = multiprocessing.get_context("fork")
         self._workers: list[tuple[ForkProcess, Connection]] = []
-        self._desks: dict[Connection, mmap.mmap] = {}
+        self._desks: dict[Connection, _Desk] = {}
         for _ in range(count):
             mine, theirs = context.Pipe()
             others = [connection for _, connection in self._workers]
-            desk = mmap.mmap(-1, _DESK)
+            desk = _Desk()
             process = context.Process(
                 target=_serve, args=(work, (theirs, desk), [mine, *others]), daemon=True
             )
@@ -149,9 +149,7 @@ class Pool:
         except (EOFError, ConnectionResetError) as error:
             raise self._dead(process) from error
         if kind == "desk":
-            desk = self._desks[connection]
-            desk.seek(0)
-            return "result", pickle.load(desk)  # noqa: S301 - a worker's
+            return "result", self._desks[connection].take()
         if kind in ("result", "told", "log"):
             return kind, value
         self.close()
@@ -196,7 +194,41 @@ class Pool:
         self._workers, self._desks = [], {}
 
 
-def _serve(work: Work, ways: tuple[Connection, mmap.mmap], others: Sequence[Connection]) -> None:
+class _Desk:
+    """Where a worker leaves its results: memory that it shares with its parent.
+
+    Nobody waits there for a pipe to be emptied, and the next item only comes once a result was
+    taken.
+    """
+
+    def __init__(self) -> None:
+        self._memory = mmap.mmap(-1, _DESK)
+        self._small = False
+
+    def lay(self, value: Any) -> bool:
+        """Pickles a result; False if there isn't room, and then never again."""
+        self._memory.seek(0)
+        if not self._small:
+            pickle.dump(value, self, protocol=pickle.HIGHEST_PROTOCOL)
+        return not self._small
+
+    def write(self, data: Any) -> int:
+        """Takes the pickle's next bytes, and loses them once there is no room."""
+        size = memoryview(data).nbytes
+        self._small = self._small or self._memory.tell() + size > _DESK
+        return size if self._small else self._memory.write(data)
+
+    def take(self) -> Any:
+        """The result that lies there."""
+        self._memory.seek(0)
+        return pickle.load(self._memory)  # noqa: S301 - a worker's
+
+    def close(self) -> None:
+        """Gives the memory back."""
+        self._memory.close()
+
+
+def _serve(work: Work, ways: tuple[Connection, _Desk], others: Sequence[Connection]) -> None:
     """A worker's life: until the other end of its pipe is closed."""
     connection, desk = ways
     for other in others:
@@ -235,34 +267,21 @@ class _Sending(QueueHandler):
         self.queue.send(("log", record))  # type: ignore[attr-defined]
 
 
-def _send(connection: Connection, answer: tuple[str, Any], desk: mmap.mmap) -> None:
-    """Sends an answer; one that can't be pickled, or not be read again, as a failure.
-
-    A result is left on the desk if it fits: nobody waits there for a pipe to be emptied, and
-    the next item only comes once it was taken.
-    """
+def _send(connection: Connection, answer: tuple[str, Any], desk: _Desk) -> None:
+    """Sends an answer; one that can't be pickled, or not be read again, as a failure."""
     kind, value = answer
     try:
         if kind == "raised":
             pickle.loads(pickle.dumps(value))  # noqa: S301 - what was dumped here
-        if kind == "result" and _laid(value, desk):
+        if kind == "result" and desk.lay(value):
             answer = "desk", None
         connection.send(answer)
-    except (pickle.PicklingError, TypeError, AttributeError):
+    except (BrokenPipeError, ConnectionResetError):
+        raise
+    except Exception:  # noqa: BLE001
+        # Whatever a value's own pickling raises.
         why = traceback.format_exc() if kind != "raised" else f"{type(value).__name__}: {value}"
         connection.send(("failed", why))
-
-
-def _laid(value: Any, desk: mmap.mmap) -> bool:
-    """Pickles onto a desk; False if there isn't room."""
-    desk.seek(0)
-    try:
-        pickle.dump(value, desk, protocol=pickle.HIGHEST_PROTOCOL)
-    except ValueError as error:
-        if "out of range" not in str(error):
-            raise
-        return False
-    return True
 
 
 def _answer(work: Work, item: Any, connection: Connection) -> tuple[str, Any]:

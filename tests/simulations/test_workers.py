@@ -17,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tacit.privacy.errors import ConfigError, DataError, EngineError
+from tacit.simulations import workers
 from tacit.simulations.grid import groups
 from tacit.simulations.workers import Pool, Tell
 
@@ -164,6 +165,25 @@ def test_a_pool_that_was_left_early_gives_nothing_stale() -> None:
         list(pool.map([1]))
 
 
+def test_a_result_without_room_on_the_desk_comes_another_way(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(workers, "_DESK", 5000)
+    pool = Pool(lambda size, tell: [bytes(size), size], 1)
+    try:
+        for size in (10, 4000, 6000, 1_000_000, 20):
+            assert list(pool.map([size])) == [[bytes(size), size]]
+    finally:
+        pool.close()
+
+
+class Stubborn:
+    """A value whose own pickling fails as a full desk might."""
+
+    def __reduce__(self) -> str:
+        raise ValueError("data out of range")
+
+
 class OwnError(DataError):
     def __init__(self, client: int, more: int) -> None:
         super().__init__(f"client {client}")
@@ -172,10 +192,12 @@ class OwnError(DataError):
 def unpicklable(x: int, tell: Tell) -> object:
     if x == 1:
         raise OwnError(7, 8)
-    return lambda: x
+    return Stubborn() if x == 3 else lambda: x
 
 
-@pytest.mark.parametrize(("x", "said"), [(1, "OwnError: client 7"), (2, "Traceback")])
+@pytest.mark.parametrize(
+    ("x", "said"), [(1, "OwnError: client 7"), (2, "Traceback"), (3, "ValueError: data out")]
+)
 def test_what_can_not_be_sent_is_said_so(x: int, said: str) -> None:
     with pytest.raises(EngineError, match=said):
         list(Pool(unpicklable, 1).map([x]))

@@ -30,6 +30,7 @@ from tacit.server.home import Home
 from tacit.server.registry import ModelRegistry
 from tacit.server.store import Store
 from tacit.simulations import engine as simulation
+from tacit.simulations import sweep
 from tacit.simulations.cohort import batched, choice
 from tacit.simulations.cohort.batched import BatchedEngine, exact
 from tacit.simulations.cohort.job import Job, UnsupportedError
@@ -247,9 +248,9 @@ def test_where_a_configuration_trains(monkeypatch: pytest.MonkeyPatch) -> None:
     for available in (False, True):
         monkeypatch.setattr(torch.cuda, "is_available", lambda: available)  # noqa: B023
         best = "cuda" if available else "cpu"
-        assert [where(f"engine={e}") for e in ("auto", "cohort")] == [best, best]
-        assert [where(f"engine={e}") for e in ("fused", "serial")] == ["cpu", "cpu"]
-        assert where("device=cpu") == "cpu"
+        assert [where("device=auto", f"engine={e}") for e in ("auto", "cohort")] == [best, best]
+        assert [where("device=auto", f"engine={e}") for e in ("fused", "serial")] == ["cpu", "cpu"]
+        assert where() == where("device=cpu") == "cpu"
     assert where("device=cuda") == "cuda"
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ConfigError, match="has no CUDA device") as caught:
@@ -269,7 +270,7 @@ def test_without_a_gpu_a_run_that_asks_for_one_does_not_begin(
 @pytest.mark.usefixtures("gpu")
 def test_the_engine_of_a_machine_with_a_gpu() -> None:
     def chosen(make: Make, *overrides: str) -> tuple[str, str, str]:
-        serial = trainer(make, "local.steps=2", *overrides)
+        serial = trainer(make, "local.steps=2", "device=auto", *overrides)
         made, why = choice.choose(serial, serial.task, records((6,), False, 4, 0))
         on = getattr(made, "device", CPU)
         return "serial" if made is None else made.name, on.type, why
@@ -295,7 +296,7 @@ def test_a_gpu_that_is_full_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> Non
         batched.BatchedEngine, "__init__", lambda *a: (right if a[-1] == CPU else full)(*a)
     )
     like = records((6,), False, 4, 0)
-    serial = trainer(MODELS["unknown"][0])
+    serial = trainer(MODELS["unknown"][0], "device=auto")
     made, why = choice.choose(serial, serial.task, like)
     assert made is not None
     assert made.name == "cohort"
@@ -321,7 +322,7 @@ def test_a_run_on_a_gpu_makes_the_model_of_one_on_the_cpu(
     request: pytest.FixtureRequest,
     mechanism: str,
 ) -> None:
-    settings = [*TINY, "evaluation=none", f"mechanism={mechanism}", "engine=cohort"]
+    settings = [*TINY, "evaluation=none", f"mechanism={mechanism}", "engine=cohort", "device=auto"]
     made = []
     for where in ("cpu", "meta"):
         if where == "meta":
@@ -340,14 +341,31 @@ def test_a_run_on_a_gpu_makes_the_model_of_one_on_the_cpu(
 @pytest.mark.usefixtures("gpu")
 def test_a_process_with_a_gpu_is_not_forked(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"workers=2 .* a GPU"):
-        simulate([*TINY], task=make_tiny(), home=tmp_path / "a", workers=2)
-    for settings in (["device=cpu"], ["engine=fused"]):
+        simulate([*TINY, "device=auto"], task=make_tiny(), home=tmp_path / "a", workers=2)
+    for settings in ([], ["device=auto", "engine=fused"]):
         simulate([*TINY, "rounds=1", *settings], task=make_tiny(), home=tmp_path / "b", workers=2)
 
 
 def test_a_run_of_before_there_were_devices_goes_on_on_the_cpu(tmp_path: Path) -> None:
-    result = simulate([*TINY, "rounds=1"], task=make_tiny(), home=tmp_path)
+    result = simulate([*TINY, "rounds=1", "device=auto"], task=make_tiny(), home=tmp_path)
     row = Store(Home(tmp_path)).run(result.run)
     spec = json.loads(row["spec"])
     assert runs.spec_of(row).device == spec.pop("device") == "auto"
     assert runs.spec_of({**row, "spec": json.dumps(spec)}).device == "cpu"
+
+
+@pytest.mark.usefixtures("gpu")
+@pytest.mark.parametrize("setting", ["device=auto", "threads=2"])
+def test_a_sweep_of_what_can_not_be_forked_stays_in_one_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, setting: str
+) -> None:
+    def forks(*_: object) -> None:
+        raise AssertionError("a pool")
+
+    monkeypatch.setattr(sweep, "Pool", forks)
+    line = ["experiment=digits", "model=pixels", "rounds=1"]
+    lines = [[*line, setting, f"seed={k}"] for k in (0, 1)]
+    _, results = sweep.run_all(lines, str(tmp_path), workers=2)
+    assert len(results) == 2
+    with pytest.raises(AssertionError, match="a pool"):
+        sweep.run_all([line, line], str(tmp_path), workers=2)
