@@ -287,7 +287,7 @@ def _described(name: str, tensor: Tensor) -> Tensors:
 def _refusal(error: Exception) -> ModelError:
     """What an exporter's error says of an operator, in one line."""
     text = str(error)
-    found = re.search(r"op='(aten\.\w+)", text)
+    found = re.search(r"op='(\w+\.\w+)", text)
     if found:
         return ModelError(f"operator {found[1]} can't run on a device", "use another layer")
     if "randomness" in text:
