@@ -7,10 +7,10 @@ FASHION := /usr/share/datasets/fashion-mnist
 POSTGRES := /usr/lib/postgresql
 KJV := /usr/share/sword/modules/texts/ztext/engKJV2006eb
 TYPES := build/types/tacit
-FOLDERS := client configs privacy server simulations tasks
+FOLDERS := client configs privacy protocol server simulations tasks
 DEMO ?=
 
-.PHONY: demo test test-quick lint format types-tree lock clean help figures peers
+.PHONY: demo test test-quick lint format protocol types-tree lock clean help figures peers
 
 help:
 	@sed -n '1p' Makefile
@@ -69,6 +69,14 @@ lint: $(VENV)/.dev types-tree
 format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# The messages' Python, from the place it installs to.
+protocol: $(VENV)/.dev
+	@rm -rf build/protocol && mkdir -p build/protocol/tacit/protocol
+	@cp protocol/edge.proto build/protocol/tacit/protocol/
+	cd build/protocol && ../../$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. \
+	  --grpc_python_out=. tacit/protocol/edge.proto
+	@cp build/protocol/tacit/protocol/edge_pb2* protocol/
 
 lock: $(VENV)/.dev
 	$(BIN)/python -m pip freeze --exclude-editable | grep -v -i -E '^(pip|setuptools|wheel)==' | sed 's/+cpu$$//' > constraints.txt

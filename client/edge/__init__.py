@@ -1,0 +1,1 @@
+"""The device agent: a client without torch and flwr. Extra ``tacit[edge]``."""

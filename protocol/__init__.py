@@ -1,0 +1,7 @@
+"""What devices and the gateway say to each other: `tacit.edge.v1`, and what is signed in it.
+
+`edge.proto` is the protocol; `edge_pb2` and `edge_pb2_grpc` are made from it by
+`make protocol`; `statements` is what its signatures cover; `document` is the run document that
+a device trains by. Needs neither torch nor flwr; the wire specification is
+`docs/edge_protocol.md`.
+"""
