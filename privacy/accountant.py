@@ -262,7 +262,7 @@ class Accountant:
             return self._renyi(True)
         rdp = RdpAccountant(_ORDERS, dp_accounting.NeighboringRelation.ADD_OR_REMOVE_ONE)
         for event, count in gaussians.items():
-            rdp.compose(event.dp_event(), count)
+            rdp.compose(renyi.library_event(event), count)
         return lambda delta: float(rdp.get_epsilon(delta)) * _ROUND_UP
 
     def _renyi(self, general: bool) -> Callable[[float], float]:

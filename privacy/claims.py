@@ -26,8 +26,8 @@ from tacit.privacy.events import (
     SampledGaussian,
     SampledSkellam,
 )
+from tacit.privacy.units import Unit
 
-Unit = Literal["client", "record"]
 Adversary = Literal["public", "coordinator", "collusion", "local"]
 Per = Literal["release", "participation"]
 ADVERSARIES: tuple[Adversary, ...] = ("local", "coordinator", "public")

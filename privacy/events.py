@@ -17,6 +17,7 @@ the same whether a unit is included or not. Which vector a unit contributes may 
 random (stochastic rounding), as long as the bounds hold for every draw.
 The neighbouring relation is add-or-remove one unit.
 It doesn't guarantee that the mechanism was run; the code that charges it does.
+A client that keeps its own ledger reads events too, so nothing here needs an accountant.
 """
 
 from __future__ import annotations
@@ -25,8 +26,6 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
-
-import dp_accounting
 
 from tacit.privacy import validate
 from tacit.privacy.errors import AccountingError
@@ -62,13 +61,6 @@ class SampledGaussian:
     def times(self, n: int) -> SampledGaussian:
         """This event composed ``n`` times with itself."""
         return SampledGaussian(self.noise_multiplier, self.sampling_rate, self.count * n)
-
-    def dp_event(self) -> dp_accounting.DpEvent:
-        """One run as a dp-accounting event; the caller composes ``count`` of them."""
-        gaussian = dp_accounting.GaussianDpEvent(self.noise_multiplier)
-        if self.sampling_rate == 1.0:
-            return gaussian
-        return dp_accounting.PoissonSampledDpEvent(self.sampling_rate, gaussian)
 
     def to_json(self) -> dict[str, Any]:
         """The event as the ledger writes it."""

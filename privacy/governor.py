@@ -33,7 +33,7 @@ from tacit.privacy.events import Event
 from tacit.privacy.ledger import Additions, ClaimKey, Spending
 from tacit.privacy.log import leaves
 from tacit.privacy.log.notes import VerifierKey
-from tacit.privacy.log.plans import read
+from tacit.privacy.plans import read
 from tacit.privacy.policy import Policy
 from tacit.privacy.spans import Charge, Spent
 

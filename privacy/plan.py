@@ -29,11 +29,11 @@ from typing import Any
 import rfc8785
 
 from tacit.privacy import claims, validate
-from tacit.privacy.claims import Claim, SummedNoise, Unit
+from tacit.privacy.claims import Claim, SummedNoise
 from tacit.privacy.discrete.lattice import Lattice
 from tacit.privacy.errors import ConfigError
 from tacit.privacy.secagg.cohort import Rules
-from tacit.privacy.units import ClientUnit, Evaluation, RecordUnit
+from tacit.privacy.units import ClientUnit, Evaluation, RecordUnit, Unit
 
 LAWS = ("skellam", "discrete_gaussian")
 MECHANISMS = ("central", *LAWS)

@@ -11,9 +11,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 from tacit.privacy import validate
 from tacit.privacy.errors import ConfigError
+
+Unit = Literal["client", "record"]
 
 
 @dataclass(frozen=True, slots=True)

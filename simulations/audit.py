@@ -35,8 +35,8 @@ from tacit.privacy import validate
 from tacit.privacy.audit import one_run, one_shot
 from tacit.privacy.audit.canaries import Canaries, Method
 from tacit.privacy.audit.one_run import Guesses
-from tacit.privacy.claims import Unit
 from tacit.privacy.errors import ConfigError
+from tacit.privacy.units import Unit
 from tacit.server.coordinator import RoundResult
 from tacit.server.home import Home
 from tacit.server.registry import ModelRegistry

@@ -21,9 +21,9 @@ import rfc8785
 from numpy.typing import NDArray
 
 from tacit.privacy import validate
-from tacit.privacy.claims import Unit
 from tacit.privacy.errors import ConfigError
 from tacit.privacy.noise import Floats, KeyedStream
+from tacit.privacy.units import Unit
 
 Method = Literal["one-run", "one-shot"]
 _TAG = b"tacit canary commitment v1"

@@ -135,6 +135,14 @@ def general_curve(event: Event) -> Floats:
     return _curve(event.once(), True)
 
 
+def library_event(event: SampledGaussian) -> dp_accounting.DpEvent:
+    """One run as a dp-accounting event; the caller composes ``count`` of them."""
+    gaussian = dp_accounting.GaussianDpEvent(event.noise_multiplier)
+    if event.sampling_rate == 1.0:
+        return gaussian
+    return dp_accounting.PoissonSampledDpEvent(event.sampling_rate, gaussian)
+
+
 def to_epsilon(total: Floats, delta: float) -> float:
     """The epsilon at ``delta`` of a composed curve at `ORDERS`.
 
@@ -241,6 +249,6 @@ def _chords(whole: Floats) -> Floats:
 def _library(event: SampledGaussian) -> Floats:
     orders = ORDERS if event.sampling_rate == 1.0 else _WHOLE
     rdp = RdpAccountant(orders.tolist(), dp_accounting.NeighboringRelation.ADD_OR_REMOVE_ONE)
-    rdp.compose(event.dp_event())
+    rdp.compose(library_event(event))
     made: Floats = rdp.rdp
     return made if event.sampling_rate == 1.0 else _chords(made * (_WHOLE - 1.0)) / (ORDERS - 1.0)

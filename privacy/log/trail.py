@@ -23,6 +23,7 @@ from tacit.privacy.ledger import STATED, Spending
 from tacit.privacy.log import plans
 from tacit.privacy.log.leaves import digest
 from tacit.privacy.plan import PrivacyPlan
+from tacit.privacy.plans import read
 
 Leaf = Mapping[str, Any]
 _DIGEST = re.compile(r"[0-9a-f]{64}")
@@ -132,7 +133,7 @@ class Trail:
             yield f"the plan of run={name} isn't the one of its digest"
         plan, claims = None, {}
         try:
-            plan = plans.read(body["body"])
+            plan = read(body["body"])
             claims = plans.claims(plan)
         except ConfigError as error:
             if not adopted:

@@ -34,11 +34,11 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
 from tacit.privacy import validate
 from tacit.privacy.errors import ConfigError
 from tacit.privacy.noise import KeyedStream
+from tacit.privacy.secagg import chances
 from tacit.privacy.secagg.keys import derive
 
 SPARSE_FROM = 300
@@ -196,24 +196,24 @@ def _sparse(size: int, corrupted: int, dropout: float, degree: int) -> Choice | 
 
 def _side(size: int, corrupted: int, half: int, wanted: float) -> int:
     """The least number that so many corrupted among ``half`` have a log2-chance <= wanted."""
-    chances = stats.hypergeom.logpmf(np.arange(half + 1), size - 1, corrupted, half)
-    tails = np.logaddexp.accumulate(chances[::-1])[::-1] / math.log(2.0)
+    logs = chances.hypergeometric(np.arange(half + 1), size - 1, corrupted, half)
+    tails = np.logaddexp.accumulate(logs[::-1])[::-1] / math.log(2.0)
     return max(1, int(np.count_nonzero(tails > wanted)))
 
 
 def _corrupted(least: int, size: int, corrupted: int, draws: int) -> float:
     """log2 of the chance of ``least`` or more corrupted among ``draws`` of a client's peers."""
     counts = np.arange(least, draws + 1)
-    return _total(stats.hypergeom.logpmf(counts, size - 1, corrupted, draws))
+    return _total(chances.hypergeometric(counts, size - 1, corrupted, draws))
 
 
 def _dropped(least: int, peers: int, dropout: float) -> float:
     """log2 of the chance that ``least`` or more of ``peers`` drop out."""
-    return _total(stats.binom.logpmf(np.arange(least, peers + 1), peers, dropout))
+    return _total(chances.binomial(np.arange(least, peers + 1), peers, dropout))
 
 
 def _total(logs: NDArray[np.float64]) -> float:
-    """log2 of a sum of chances; scipy's ``logsf`` is 0 below 10^-308, which would flatter."""
+    """log2 of a sum of chances."""
     return float(np.logaddexp.reduce(logs, initial=-math.inf)) / math.log(2.0)
 
 

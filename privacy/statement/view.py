@@ -18,9 +18,9 @@ from tacit.privacy.log import leaves as log
 from tacit.privacy.log import notes
 from tacit.privacy.log.merkle import Tree, leaf_hash
 from tacit.privacy.log.notes import Checkpoint, VerifierKey
-from tacit.privacy.log.plans import read
 from tacit.privacy.log.trail import RunTrail, Trail
 from tacit.privacy.plan import PrivacyPlan
+from tacit.privacy.plans import read
 from tacit.privacy.statement import words
 from tacit.privacy.statement.registry import NOT_CLAIMED
 

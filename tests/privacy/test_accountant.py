@@ -20,6 +20,7 @@ from scipy.optimize import brentq
 from scipy.special import log_ndtr, ndtr
 
 from tacit.privacy.accountant import Accountant, _interval, epsilon
+from tacit.privacy.discrete.renyi import library_event
 from tacit.privacy.errors import ConfigError
 from tacit.privacy.events import (
     Event,
@@ -266,7 +267,7 @@ def test_mixed_events_equal_the_librarys_composition() -> None:
     accountant = PLDAccountant(ADD_OR_REMOVE, value_discretization_interval=1e-4)
     accountant.compose(
         dp_accounting.ComposedDpEvent(
-            [dp_accounting.SelfComposedDpEvent(e.dp_event(), e.count) for e in events]
+            [dp_accounting.SelfComposedDpEvent(library_event(e), e.count) for e in events]
         )
     )
     library = accountant.get_epsilon(delta)
@@ -369,7 +370,7 @@ def composed(events: list[SampledGaussian]) -> Accountant:
 def by_the_library(events: list[SampledGaussian]) -> PLDAccountant:
     accountant = PLDAccountant(ADD_OR_REMOVE, value_discretization_interval=1e-4)
     for event in events:
-        accountant.compose(event.dp_event(), event.count)
+        accountant.compose(library_event(event), event.count)
     return accountant
 
 

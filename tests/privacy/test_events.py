@@ -12,6 +12,7 @@ import rfc8785
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tacit.privacy.discrete.renyi import library_event
 from tacit.privacy.errors import AccountingError, ConfigError
 from tacit.privacy.events import (
     Event,
@@ -128,7 +129,7 @@ def test_times_multiplies_the_count_and_nothing_else(event: SampledGaussian, n: 
 
 @given(multipliers, rates)
 def test_a_rate_of_one_is_a_plain_gaussian_for_the_library(z: float, q: float) -> None:
-    event = SampledGaussian(z, q, 7).dp_event()
+    event = library_event(SampledGaussian(z, q, 7))
     if q == 1.0:
         assert event == dp_accounting.GaussianDpEvent(z)
     else:

@@ -23,6 +23,7 @@ from dp_accounting.rdp import RdpAccountant
 
 from tacit.privacy import ledger
 from tacit.privacy.accountant import Accountant, epsilon
+from tacit.privacy.discrete.renyi import library_event
 from tacit.privacy.errors import AccountingError, ConfigError
 from tacit.privacy.events import SampledGaussian, collapse, from_json
 from tacit.privacy.log import leaves
@@ -94,7 +95,7 @@ def test_such_an_event_can_not_be_charged(kind: str) -> None:
 def test_where_the_library_does_compose_the_counts_agree(q: float) -> None:
     event = SampledGaussian(2.0, q, 30)
     library = PLDAccountant(value_discretization_interval=1e-4)
-    library.compose(event.dp_event(), event.count)
+    library.compose(library_event(event), event.count)
     assert epsilon([event], 1e-5).value == pytest.approx(library.get_epsilon(1e-5), rel=2e-3)
 
 

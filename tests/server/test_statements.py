@@ -19,7 +19,7 @@ from tacit.privacy import participation
 from tacit.privacy.accountant import Accountant, version
 from tacit.privacy.errors import ConfigError, StorageError
 from tacit.privacy.log.notes import signed
-from tacit.privacy.log.plans import read
+from tacit.privacy.plans import read
 from tacit.privacy.statement.statement import NOT_CLAIMED, registry_entry
 from tacit.server import statements
 from tacit.server.home import Home

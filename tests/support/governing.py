@@ -14,8 +14,8 @@ from tacit.privacy import participation
 from tacit.privacy.errors import BudgetError
 from tacit.privacy.log import leaves
 from tacit.privacy.log.leaves import Body
-from tacit.privacy.log.plans import read
 from tacit.privacy.plan import PrivacyPlan
+from tacit.privacy.plans import read
 from tacit.privacy.units import ClientUnit
 from tacit.server.governance import Governance
 from tacit.server.home import Home

@@ -18,7 +18,14 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.special import gammaln, hyp0f1, logsumexp
 
-from tacit.privacy.discrete.renyi import ORDERS, closeness, curve, general_curve, to_epsilon
+from tacit.privacy.discrete.renyi import (
+    ORDERS,
+    closeness,
+    curve,
+    general_curve,
+    library_event,
+    to_epsilon,
+)
 from tacit.privacy.errors import ConfigError
 from tacit.privacy.events import (
     Event,
@@ -236,7 +243,7 @@ def library(z: float, q: float, orders: list[float]) -> Floats:
     rdp = dp_accounting.rdp.RdpAccountant(
         orders, dp_accounting.NeighboringRelation.ADD_OR_REMOVE_ONE
     )
-    rdp.compose(SampledGaussian(z, q).dp_event())
+    rdp.compose(library_event(SampledGaussian(z, q)))
     figures: Floats = rdp.rdp
     return figures
 

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from tiny import TINY, TINY_SECURE, make_tiny
 
 from tacit.configs.build import compose
+from tacit.privacy import plans
 from tacit.privacy.errors import ConfigError
-from tacit.privacy.log import plans
 from tacit.privacy.plan import PrivacyPlan
 from tacit.tasks.task import plan as plan_of
 
