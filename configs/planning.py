@@ -12,12 +12,14 @@ from tacit.privacy.discrete.lattice import Lattice, Need, sized
 from tacit.privacy.errors import ConfigError
 from tacit.privacy.noise import SimulationSource, SystemSource
 from tacit.privacy.plan import LAWS, PrivacyPlan
-from tacit.privacy.secagg.cohort import SMALLEST, Rules
+from tacit.privacy.secagg.cohort import Rules
 from tacit.privacy.units import AdaptiveClip, ClientUnit, Evaluation, RecordUnit
 
 # A drawn cohort is outside what was planned for with about this probability.
 _UNLIKELY = 1e-9
 _TOO_OFTEN = 0.02
+# Unless it is said: a sum of three hides each behind two others, and can't spare anyone.
+_USUAL = 4
 
 
 def privacy_plan(spec: RunSpec, examples: int | None, dimension: int) -> PrivacyPlan:
@@ -170,8 +172,8 @@ def _minimum_survivors(spec: RunSpec) -> int:
     if spec.mechanism not in LAWS:
         return spec.clients if everybody else 0
     if everybody:
-        return max(SMALLEST, spec.clients - math.floor(spec.clients * spec.secure.dropout))
-    return max(SMALLEST, 3 * spec.secure.collusion + 1, math.ceil(spec.cohort / 3))
+        return max(_USUAL, spec.clients - math.floor(spec.clients * spec.secure.dropout))
+    return max(_USUAL, 3 * spec.secure.collusion + 1, math.ceil(spec.cohort / 3))
 
 
 def _check_cohort(spec: RunSpec, rules: Rules) -> None:

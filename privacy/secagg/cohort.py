@@ -19,8 +19,9 @@ from tacit.privacy.errors import ConfigError, RoundError
 from tacit.privacy.secagg import graph
 from tacit.privacy.secagg.messages import unpack_roster
 
-# Fewer can't tolerate a single corrupted or missing holder of shares.
-SMALLEST = 4
+# Of three, each has two holders of its shares and both are needed (t = k = 2): 2 t > k + c holds
+# with one of them corrupted, and nobody may drop out. Of two, a sum would be the other's vector.
+SMALLEST = 3
 KEY_WORDS = 16
 SEED_WORDS = layers.SEED_BYTES // 2
 

@@ -141,11 +141,12 @@ def test_a_cohort_that_would_often_be_too_small_is_refused(overrides: tuple[str,
     assert "mechanism=central" in caught.value.hint
 
 
-def test_three_clients_cant_hide_in_their_sum() -> None:
+def test_three_clients_hide_in_their_sum_only_if_it_is_said() -> None:
     with pytest.raises(ConfigError, match="minimum_survivors=4"):
         planned("clients=3", "cohort=3")
-    with pytest.raises(ConfigError, match="minimum_survivors=3"):
-        planned("minimum_survivors=3")
+    assert planned("clients=3", "cohort=3", "minimum_survivors=3").rules.layers(3) == 0
+    with pytest.raises(ConfigError, match="minimum_survivors=2"):
+        planned("clients=3", "cohort=3", "minimum_survivors=2")
 
 
 @pytest.mark.parametrize(

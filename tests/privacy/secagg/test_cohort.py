@@ -38,7 +38,7 @@ def roster(size: int, first: int = 0, step: int = 1) -> bytes:
 @pytest.mark.parametrize(
     ("values", "match"),
     [
-        ((3, 10, 0.1, 0), "minimum_survivors=3"),
+        ((2, 10, 0.1, 0), "minimum_survivors=2"),
         ((0, 10, 0.1, 0), "minimum_survivors=0"),
         ((4.0, 10, 0.1, 0), "minimum_survivors=4.0"),
         ((5, 4, 0.1, 0), "largest=4"),
@@ -72,7 +72,7 @@ def test_layers_leave_the_minimum(minimum: int, dropout: float, clients: int) ->
         assert count == math.floor(clients * dropout)
 
 
-@given(size=st.integers(4, 5000))
+@given(size=st.integers(SMALLEST, 5000))
 def test_a_quorum_is_more_than_two_thirds(size: int) -> None:
     quorum = RULES.quorum(size)
     assert 3 * quorum > 2 * size >= 3 * (quorum - 1)
@@ -86,6 +86,18 @@ def test_threshold_of_the_complete_graph(size: int) -> None:
     # Both kinds of share from the colluding, one from the rest: not enough for both secrets.
     assert 2 * made.threshold > 2 * collusion + (made.degree - collusion)
     assert made.threshold <= made.degree
+
+
+def test_three_clients_are_the_fewest() -> None:
+    rules = Rules(SMALLEST, 3, 0.3, 0)
+    made = rules.choice(3)
+    # Even if one of the two holders is corrupted, both secrets of a client can't be had.
+    assert 2 * made.threshold > made.degree + 1
+    # Nobody may drop out: each share and each signature is needed.
+    assert made.threshold == made.degree
+    assert (rules.layers(3), rules.survivors(3), rules.quorum(3)) == (0, 3, 3)
+    with pytest.raises(ConfigError, match="minimum_survivors=2"):
+        Rules(2, 3, 0.3, 0)
 
 
 # The cohort
