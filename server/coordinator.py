@@ -21,12 +21,13 @@ import numpy as np
 from tacit.configs.spec import RunSpec
 from tacit.privacy import accountant, mechanisms
 from tacit.privacy.errors import BudgetError, RoundError, ShortfallError
+from tacit.privacy.ledger import STATED
 from tacit.privacy.messages import EvaluateRequest, TrainRequest
 from tacit.privacy.noise import Floats, Randomness
 from tacit.privacy.plan import PrivacyPlan
 from tacit.privacy.secagg.directory import Directory
 from tacit.privacy.units import Evaluation
-from tacit.server import optimizer, review
+from tacit.server import optimizer, review, telemetry
 from tacit.server import state as states
 from tacit.server.aggregate import Aggregate
 from tacit.server.aggregations import aggregation
@@ -126,10 +127,12 @@ class Coordinator:
                 self._refused(number, refusal)
                 return
             except RoundError as error:
+                short = isinstance(error, ShortfallError)
+                telemetry.round(0.0, 0, "shortfall" if short else "failed")
                 abandoned = self._store.abandon_open_charges(identifier, "abort")
                 self._charges.aborted(number, abandoned)
                 failures += 1
-                if isinstance(error, ShortfallError) and failures < self.spec.attempts:
+                if short and failures < self.spec.attempts:
                     log.warning("round %d, attempt %d: %s", number, failures, error)
                     continue
                 self._store.set_status(identifier, "failed", error.message)
@@ -141,6 +144,7 @@ class Coordinator:
     def _refused(self, number: int, refusal: BudgetError) -> None:
         """Ends a run that may not spend more; raises if it never released anything."""
         identifier = self.run["id"]
+        telemetry.round(0.0, 0, "refused")
         self._charges.aborted(number, self._store.abandon_open_charges(identifier, "refused"))
         status = "refused" if number == 1 else "stopped"
         self._store.set_status(identifier, status, refusal.message)
@@ -189,7 +193,7 @@ class Coordinator:
             seconds=time.perf_counter() - began,
         )
         log.debug("round %d: release", number)
-        self._store.release(
+        released = self._store.release(
             [*leaves, {**leaf, **_stated(result)}],
             self._version(result, charge),
             self._row(result),
@@ -199,7 +203,21 @@ class Coordinator:
         log.debug("round %d: released", number)
         self.state = after
         states.forget(self._folder, saved)
+        self._told(result, released["release"])
         return result
+
+    def _told(self, result: RoundResult, leaf: int) -> None:
+        """Counts a released round for the operator."""
+        telemetry.round(result.seconds, result.accepted, "released")
+        telemetry.leaves(leaf + 1)
+        for name, row in STATED.items():
+            telemetry.epsilon(row.unit, row.adversary, result.epsilon[name], row.amplified)
+        caps = self.spec.budget
+        unit = "record" if self.plan.client is None else "client"
+        for of, cap in ((unit, caps.epsilon), ("record", caps.record_epsilon)):
+            spent = result.epsilon[of]
+            if cap is not None and spent is not None:
+                telemetry.budget(of, cap - spent)
 
     # The steps
 

@@ -114,8 +114,8 @@ def round(seconds: float, accepted: int, outcome: str) -> None:
     """A round ended: released, shortfall, refused or failed.
 
     Args:
-        seconds: wall time.
-        accepted: vectors in its sum.
+        seconds: wall time, which only a released round's is kept of.
+        accepted: vectors in its sum; the same.
         outcome: one of these words.
     """
     if _meters is not None:

@@ -104,10 +104,13 @@ class Meters:
             "tacit_rounds", "Rounds, by how they ended.", ["outcome"], registry=r
         )
         self._round = Histogram(
-            "tacit_round_seconds", "Wall time of a round.", buckets=_ROUND_SECONDS, registry=r
+            "tacit_round_seconds",
+            "Wall time of a released round.",
+            buckets=_ROUND_SECONDS,
+            registry=r,
         )
         self._accepted = Gauge(
-            "tacit_round_accepted", "Vectors in the last round's sum.", registry=r
+            "tacit_round_accepted", "Vectors in the last released sum.", registry=r
         )
         self._legs = Histogram(
             "tacit_leg_seconds", "Wall time of a leg.", ["kind"], buckets=_LEG_SECONDS, registry=r
@@ -151,8 +154,9 @@ class Meters:
     def round(self, seconds: float, accepted: int, outcome: str) -> None:
         """See `tacit.server.telemetry.round`."""
         self._rounds.labels(known(outcome, ROUNDS)).inc()
-        self._round.observe(seconds)
-        self._accepted.set(accepted)
+        if outcome == "released":
+            self._round.observe(seconds)
+            self._accepted.set(accepted)
 
     def epsilon(self, unit: str, adversary: str, value: float | None, amplified: bool) -> None:
         """See `tacit.server.telemetry.epsilon`."""

@@ -14,9 +14,13 @@ from contextlib import contextmanager
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
+from secured import failing, federate
+from tiny import make_tiny
 
-from tacit.privacy.errors import ConfigError
+from tacit import simulate
+from tacit.privacy.errors import BudgetError, ConfigError, ShortfallError
 from tacit.server import telemetry
+from tacit.server.coordinator import RoundResult
 from tacit.server.home import Home
 from tacit.server.store import Store
 from tacit.server.telemetry import logs, meters
@@ -204,6 +208,40 @@ def test_slow_callers_are_bounded(serving: Serving) -> None:
     finally:
         for connection in held:
             connection.close()
+
+
+# The coordinator
+
+
+def test_a_run_is_told_round_by_round(serving: Serving, home: Home, overrides: list[str]) -> None:
+    def progress(result: RoundResult) -> None:
+        found = scraped(serving)
+        assert found["tacit_rounds_total released"] == result.round
+        assert found["tacit_round_accepted"] == result.accepted
+        spent = result.epsilon["client"]
+        assert spent is not None
+        assert found["tacit_epsilon public yes client"] == spent
+        assert found["tacit_budget_remaining client"] == 1000 - spent
+        store = Store(home)
+        assert found["tacit_ledger_leaves"] == len(store.leaves())
+        store.close()
+
+    result = simulate(
+        [*overrides, "budget.epsilon=1000"], task=make_tiny(), home=home.root, progress=progress
+    )
+    assert scraped(serving)["tacit_rounds_total released"] == result.rounds == 3
+
+
+def test_rounds_that_release_nothing(serving: Serving, home: Home, secure: list[str]) -> None:
+    faults = {"train": range(20)}
+    with pytest.raises(ShortfallError):
+        federate(make_tiny(), [*secure, "seed=1"], home, failing(faults))
+    with pytest.raises(BudgetError):
+        simulate([*secure, "budget.epsilon=0.001"], task=make_tiny(), home=home.root)
+    found = scraped(serving)
+    assert found["tacit_rounds_total shortfall"] == 1
+    assert found["tacit_rounds_total refused"] == 1
+    assert found["tacit_round_seconds_count"] == 0
 
 
 # Logs
