@@ -1,9 +1,8 @@
-"""What a client refuses: plans it didn't agree to, and models DP-SGD can't serve."""
+"""What a client refuses: plans it didn't agree to (`terms`), and models DP-SGD can't serve."""
 
 from __future__ import annotations
 
 import contextlib
-import math
 from collections.abc import Iterator
 
 import torch
@@ -11,8 +10,9 @@ from opacus.grad_sample import GradSampleModule
 from opacus.validators import ModuleValidator
 from torch import Tensor, nn
 
-from tacit.privacy.errors import ModelError, RoundError
-from tacit.privacy.plan import PrivacyPlan
+from tacit.client.terms import check_clip as check_clip
+from tacit.client.terms import check_plan as check_plan
+from tacit.privacy.errors import ModelError
 from tacit.tasks.task import Task
 
 _STATISTICS = (nn.modules.batchnorm._BatchNorm, nn.SyncBatchNorm)
@@ -26,33 +26,6 @@ _INSTEAD: tuple[tuple[type[nn.Module], str], ...] = (
     (nn.TransformerEncoderLayer, "layers on opacus.layers.DPMultiheadAttention"),
     (nn.TransformerDecoderLayer, "layers on opacus.layers.DPMultiheadAttention"),
 )
-
-
-def check_plan(plan: PrivacyPlan, digest: str) -> None:
-    """Refuses a round under another plan than the client's own.
-
-    Raises:
-        RoundError: the digests differ.
-    """
-    if digest != plan.digest():
-        raise RoundError(
-            f"the coordinator's plan digest={digest[:12]} isn't this client's {plan.digest()[:12]}",
-            "both sides must run the same tacit with the same configuration",
-        )
-
-
-def check_clip(plan: PrivacyPlan, bound: float) -> None:
-    """Refuses a clip that the plan doesn't allow.
-
-    Raises:
-        RoundError: it isn't positive and finite, or isn't the plan's where that is fixed.
-    """
-    allowed = plan.client.clip if plan.client is not None else plan.projection
-    if allowed is None:
-        return
-    adaptive = plan.client is not None and plan.client.adaptive is not None
-    if (not adaptive and bound != allowed) or not (math.isfinite(bound) and bound > 0):
-        raise RoundError(f"the coordinator's clip={bound} isn't one this client's plan allows")
 
 
 def check_statistics(model: nn.Module) -> None:
