@@ -1,5 +1,8 @@
 """What a client insists on, whatever plan a coordinator proposes.
 
+Floors are about one plan, caps about everything that the client takes part in
+(`tacit.client.ledger`); both are in its ``floors.json``.
+
 Guarantees: floors come from the client's own file and are checked against the plan before
 anything else happens in a round; no message can change them. That a sum needs more than two
 thirds of a cohort to be undone isn't among them: it can't be lowered at all.
@@ -13,6 +16,7 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
+from tacit.client.caps import Caps
 from tacit.privacy import validate
 from tacit.privacy.errors import ConfigError, RoundError, StorageError
 from tacit.privacy.plan import PrivacyPlan
@@ -30,6 +34,12 @@ class Floors:
         clip: largest L2 bound of an update.
         bits: fewest of a word.
         seeded: whether noise from a simulation's seed will do.
+        rounds: see `tacit.client.caps.Caps`, as for all that follow; None is no limit.
+        epsilon: for all of this client's data.
+        delta: of ``epsilon``.
+        record_epsilon: for one record.
+        record_delta: of ``record_epsilon``.
+        separation: seconds between participations of different rounds.
     """
 
     secure: bool = False
@@ -39,17 +49,27 @@ class Floors:
     clip: float = math.inf
     bits: int = 0
     seeded: bool = True
+    rounds: int | None = None
+    epsilon: float | None = None
+    delta: float | None = None
+    record_epsilon: float | None = None
+    record_delta: float | None = None
+    separation: float = 0.0
 
     def __post_init__(self) -> None:
-        for name, value in (("secure", self.secure), ("seeded", self.seeded)):
-            if not isinstance(value, bool):
-                raise ConfigError(f"floors.{name}={value!r} must be true or false")
+        for field in dataclasses.fields(self):
+            _check_kind(field.name, getattr(self, field.name), field.default)
         validate.at_least("floors.survivors", self.survivors, 0)
         validate.nonnegative("floors.noise_multiplier", self.noise_multiplier)
         validate.nonnegative("floors.record_noise_multiplier", self.record_noise_multiplier)
         validate.at_least("floors.bits", self.bits, 0)
         if not self.clip > 0:
             raise ConfigError(f"floors.clip={self.clip} must be greater than 0")
+        self.caps()
+
+    def caps(self) -> Caps:
+        """The limits over a lifetime, for `tacit.client.ledger.ClientLedger`."""
+        return Caps(**{f.name: getattr(self, f.name) for f in dataclasses.fields(Caps)})
 
     @classmethod
     def load(cls, path: Path) -> Floors:
@@ -116,3 +136,15 @@ class Floors:
         """
         if bound > self.clip:
             raise RoundError(f"clip={bound:g} is above this client's limit of {self.clip:g}")
+
+
+def _check_kind(name: str, value: object, default: object) -> None:
+    """Refuses what JSON may hold instead of a flag, or of a number."""
+    if isinstance(default, bool) or isinstance(value, bool):
+        if not (isinstance(default, bool) and isinstance(value, bool)):
+            what = "true or false" if isinstance(default, bool) else "a number"
+            raise ConfigError(f"floors.{name}={value!r} must be {what}")
+    elif value is None and default is None:
+        return
+    elif not isinstance(value, int | float):
+        raise ConfigError(f"floors.{name}={value!r} must be a number")
