@@ -76,6 +76,6 @@ class Delivery:
         whole = update.encoded(vector, bound, lattice, signs, noise, self._dither.key())
         made = words.from_integers(whole)
         if self._masking is not None:
-            return self._masking.mask(self._session, request.members, made, words)
+            return self._masking.mask(self._session, request.members, made, words, request)
         place = (request.run, request.round, request.attempt)
         return EncodedReply(*place, words.pack(made), self._noise.chain)

@@ -1,7 +1,9 @@
 """The client's side of secure aggregation: a state machine that gives each answer once.
 
 Phases: advertised -> shared -> masked -> confirmed -> revealed, each written to the client's
-vault before its answer leaves.
+vault, with its answer, before the answer leaves. A client that was killed in between gives the
+same answer to the same request (`MaskingClient.answered`), or a first one if nothing was
+written yet.
 
 Guarantees, against a coordinator and up to ``Rules.collusion`` clients that deviate as they
 like (Bonawitz et al. 2017, section 6.2, Theorem 6.5; the threshold counts the corrupted):
@@ -19,23 +21,22 @@ it is noise. Nor does it hide who takes part, or when.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from dataclasses import replace
 from typing import Any, TypeVar
 
-import numpy as np
 from numpy.typing import NDArray
 
-from tacit.privacy.discrete import layers
-from tacit.privacy.errors import MessageError, RoundError
+from tacit.privacy.errors import RoundError
+from tacit.privacy.messages import Message, Request
 from tacit.privacy.noise import Source
-from tacit.privacy.secagg import masks, shamir
+from tacit.privacy.secagg import dealing, masks
 from tacit.privacy.secagg.cohort import Cohort, Rules, cohort, missing
 from tacit.privacy.secagg.directory import Directory
-from tacit.privacy.secagg.keys import Identity, KeyPair, open_, seal, verify
+from tacit.privacy.secagg.keys import Identity, KeyPair, verify
 from tacit.privacy.secagg.messages import (
-    KEY_BYTES,
     Advertisement,
     Answer,
     Confirmation,
@@ -52,17 +53,8 @@ from tacit.privacy.secagg.messages import (
     unpack_members,
     unpack_signed,
 )
-from tacit.privacy.secagg.secrets import (
-    TAG_BYTES,
-    Noise,
-    Secrets,
-    channel_key,
-    channel_root,
-    commitments,
-    pair_mask,
-    self_mask,
-)
-from tacit.privacy.secagg.vault import Vault
+from tacit.privacy.secagg.secrets import Noise, Secrets, channel_root, pair_mask, self_mask
+from tacit.privacy.secagg.vault import Said, Vault
 from tacit.privacy.secagg.words import Words
 
 A = TypeVar("A", bound=Answer)
@@ -90,6 +82,25 @@ class MaskingClient:
         self._identity, self._directory = identity, directory
         self._rules, self._vault = rules, vault
 
+    def answered(self, session: str, kind: str, request: bytes) -> bytes | None:
+        """The answer that this client gave to this very request, to be given again.
+
+        Callers ask before they do any work. Who has no vault on disk gets None.
+
+        Args:
+            session: which the request belongs to.
+            kind: of the request: "query.advertise", "query.share", "train", "evaluate",
+                "query.confirm" or "query.reveal".
+            request: the whole of it, in bytes.
+
+        Returns:
+            The answer in bytes; None if there is none, if the request was another, or if the
+            session has gone on since.
+        """
+        if not self._vault.keeps:
+            return None
+        return self._vault.said(self.client, session, kind, hashlib.sha256(request).digest())
+
     # 1. Keys
 
     def advertise(self, invitation: Invitation) -> Advertisement:
@@ -102,9 +113,11 @@ class MaskingClient:
         said = {f: getattr(invitation, f) for f in ("run", "round", "attempt", "purpose")}
         drawn = (channel.private.hex(), mask.private.hex(), os.urandom(32).hex())
         secrets = Secrets(said, session, *drawn)
-        self._vault.open(self.client, place, session, secrets.body())
         keys = (channel.public, mask.public)
-        return self._signed(Advertisement(*secrets.place, session, self.client, b"", *keys))
+        answer = self._signed(Advertisement(*secrets.place, session, self.client, b"", *keys))
+        kept = self._said("query.advertise", invitation, answer)
+        self._vault.open(self.client, place, session, secrets.body(), kept)
+        return answer
 
     def labels(self, session: str) -> tuple[str, int]:
         """Purpose and round of a session that this client is in."""
@@ -134,11 +147,12 @@ class MaskingClient:
         ]
         # The roots open what the channel key would, and only in this session.
         secrets = replace(secrets, roots=b"".join(roots).hex(), channel="")
-        ciphertexts, committed = self._split(cohort, roster.session, secrets, roots)
-        self._vault.advance(self.client, roster.session, "advertised", "shared", secrets.body())
-        return self._signed(
-            Shares(*secrets.place, roster.session, self.client, b"", ciphertexts, committed)
-        )
+        dealt = dealing.deal(cohort, self.client, roster.session, secrets, roots)
+        place = (*secrets.place, roster.session, self.client)
+        answer = self._signed(Shares(*place, b"", *dealt))
+        kept = self._said("query.share", roster, answer)
+        self._advance(roster.session, "advertised", "shared", secrets, kept)
+        return answer
 
     def _check_roster(self, cohort: Cohort, session: str, secrets: Secrets) -> None:
         own = cohort.entries.get(self.client)
@@ -162,23 +176,6 @@ class MaskingClient:
                 "a stale roster, a substituted key, or another task for that client",
             )
 
-    def _split(
-        self, cohort: Cohort, session: str, secrets: Secrets, roots: list[bytes]
-    ) -> tuple[bytes, bytes]:
-        neighbours = cohort.neighbours(self.client)
-        points = np.array([cohort.point(k) for k in neighbours])
-        chain = layers.chain(bytes.fromhex(secrets.chain), cohort.layers)
-        whole = bytes.fromhex(secrets.mask) + bytes.fromhex(secrets.self_seed) + b"".join(chain)
-        shares = shamir.share(shamir.to_words(whole), cohort.threshold, points, os.urandom(32))
-        packed = shamir.pack_all(shares)
-        ciphertexts: list[bytes] = []
-        committed: list[bytes] = []
-        for peer, root, own, plain in zip(neighbours, roots, shares, packed, strict=True):
-            ciphertexts.append(seal(channel_key(root, self.client, peer), plain, b""))
-            said = commitments(session, self.client, peer, own, cohort.pieces)
-            committed += said.values()
-        return b"".join(ciphertexts), b"".join(committed)
-
     # 3. The masked vector
 
     def join(self, session: str, members: bytes) -> Noise:
@@ -192,20 +189,27 @@ class MaskingClient:
         count = self._rules.layers(len(known))
         return Noise(len(known), count, bytes.fromhex(secrets.base), bytes.fromhex(secrets.chain))
 
-    def mask(self, session: str, members: bytes, vector: NDArray[Any], words: Words) -> Masked:
-        """Masks a vector, once; the masks of all members cancel in their sum.
+    def mask(
+        self,
+        session: str,
+        members: bytes,
+        vector: NDArray[Any],
+        words: Words,
+        request: Request | None = None,
+    ) -> Masked:
+        """Masks a vector; the masks of all members cancel in their sum.
+
+        One vector leaves: the masked one is computed first and counts once it is written.
 
         Args:
             session: see `join`.
             members: see `join`.
             vector: words, shape [length]; overwritten with the masked vector.
             words: of how many bits.
+            request: what the vector answers; without it, it can't be asked for again.
         """
         secrets, cohort, known = self._joined(session, members)
         present = set(known)
-        # What the vector is about to be masked with isn't needed again: off the disk.
-        kept = replace(secrets, members=members.hex(), mask="", self_seed="", base="", chain="")
-        self._vault.advance(self.client, session, "shared", "masked", kept.body())
         pair = secrets.mask_pair
         added = [self_mask(bytes.fromhex(secrets.self_seed), session)]
         subtracted: list[bytes] = []
@@ -217,7 +221,12 @@ class MaskingClient:
         masks.accumulate(vector, words, added, subtracted)
         words.reduce(vector)
         packed = words.pack(vector)
-        return self._signed(Masked(*secrets.place, session, self.client, b"", members, packed))
+        answer = self._signed(Masked(*secrets.place, session, self.client, b"", members, packed))
+        # What the vector was masked with isn't needed again: off the disk.
+        left = replace(secrets, members=members.hex(), mask="", self_seed="", base="", chain="")
+        kept = self._said(secrets.invitation["purpose"], request, answer)
+        self._advance(session, "shared", "masked", left, kept)
+        return answer
 
     def _joined(self, session: str, members: bytes) -> tuple[Secrets, Cohort, list[int]]:
         secrets = self._read(session, "shared")
@@ -236,10 +245,6 @@ class MaskingClient:
         phase, secrets = self._load(survivors.session)
         if phase == "masked":
             self._check_survivors(secrets, survivors.members)
-            secrets = replace(secrets, survivors=survivors.members.hex())
-            self._vault.advance(
-                self.client, survivors.session, "masked", "confirmed", secrets.body()
-            )
         elif phase not in ("confirmed", "revealed"):
             raise RoundError(f"survivors were asked for in phase {phase!r}")
         elif survivors.members.hex() != secrets.survivors:
@@ -248,8 +253,13 @@ class MaskingClient:
         statement = agreement(
             survivors.session, cohort.digest, bytes.fromhex(secrets.members), survivors.members
         )
-        place = secrets.place
-        return self._signed(Confirmation(*place, survivors.session, self.client, b"", statement))
+        place = (*secrets.place, survivors.session, self.client)
+        answer = self._signed(Confirmation(*place, b"", statement))
+        if phase == "masked":
+            left = replace(secrets, survivors=survivors.members.hex())
+            kept = self._said("query.confirm", survivors, answer)
+            self._advance(survivors.session, "masked", "confirmed", left, kept)
+        return answer
 
     def _check_survivors(self, secrets: Secrets, packed: bytes) -> None:
         members = unpack_members(bytes.fromhex(secrets.members))
@@ -275,47 +285,13 @@ class MaskingClient:
             raise RoundError(f"shares were asked for in phase {phase!r}")
         cohort = self._cohort(bytes.fromhex(secrets.roster))
         self._check_quorum(request, cohort, secrets)
+        shares = dealing.reveal(cohort, self.client, secrets, request.ciphertexts)
+        place = (*secrets.place, request.session, self.client)
+        answer = self._signed(Revealed(*place, b"", shares))
         if phase == "confirmed":
-            self._vault.advance(
-                self.client, request.session, "confirmed", "revealed", secrets.body()
-            )
-        shares = self._pieces(request, cohort, secrets)
-        return self._signed(Revealed(*secrets.place, request.session, self.client, b"", shares))
-
-    def _pieces(self, request: Reveal, cohort: Cohort, secrets: Secrets) -> bytes:
-        members = unpack_members(bytes.fromhex(secrets.members))
-        survived = set(unpack_members(bytes.fromhex(secrets.survivors)))
-        dropped, present = len(members) - len(survived), set(members)
-        size = shamir.packed_size(cohort.words) + TAG_BYTES
-        roots = _pieces_of(bytes.fromhex(secrets.roots), KEY_BYTES)
-        peers = [
-            (k, root)
-            for k, root in zip(cohort.neighbours(self.client), roots, strict=True)
-            if k in present
-        ]
-        if len(request.ciphertexts) != size * len(peers):
-            raise MessageError("the ciphertexts aren't one for each neighbour")
-        rows, opened = np.zeros((len(peers), size - TAG_BYTES), dtype=np.uint8), []
-        for i, sealed in enumerate(_pieces_of(request.ciphertexts, size)):
-            peer, root = peers[i]
-            try:
-                plain = open_(channel_key(root, peer, self.client), sealed, b"")
-            except MessageError:
-                opened.append(False)
-                continue
-            rows[i] = np.frombuffer(plain, dtype=np.uint8)
-            opened.append(True)
-        shares, valid = shamir.unpack_all(rows, cohort.words)
-        parts = [b""] * len(peers)
-        for is_in in (True, False):
-            kinds = cohort.revealed(is_in, dropped, len(members))
-            chosen = np.concatenate([shares[:, cohort.pieces[kind]] for kind in kinds], axis=1)
-            for i, packed in enumerate(shamir.pack_all(chosen)):
-                if (peers[i][0] in survived) == is_in:
-                    # Only a mark where the peer sent this client rubbish.
-                    fine = opened[i] and valid[i]
-                    parts[i] = b"\x01" + packed if fine else bytes(1 + len(packed))
-        return b"".join(parts)
+            kept = self._said("query.reveal", request, answer)
+            self._advance(request.session, "confirmed", "revealed", secrets, kept)
+        return answer
 
     def _check_quorum(self, request: Reveal, cohort: Cohort, secrets: Secrets) -> None:
         statement = agreement(
@@ -353,9 +329,16 @@ class MaskingClient:
             raise RoundError(f"session={session[:12]} is in phase {found!r}, not {phase!r}")
         return secrets
 
+    def _said(self, kind: str, request: Message | None, answer: Answer) -> Said | None:
+        """What the vault keeps of an answer."""
+        if request is None or not self._vault.keeps:
+            return None
+        return Said(kind, request.digest(), answer.encode())
+
+    def _advance(
+        self, session: str, before: str, after: str, secrets: Secrets, kept: Said | None
+    ) -> None:
+        self._vault.advance(self.client, session, before, after, secrets.body(), kept)
+
     def _signed(self, answer: A) -> A:
         return replace(answer, signature=self._identity.sign(answer.statement()))
-
-
-def _pieces_of(data: bytes, size: int) -> list[bytes]:
-    return [data[i : i + size] for i in range(0, len(data), size)]

@@ -3,7 +3,9 @@
 Guarantees: `Vault.open` accepts a session only if it is newer than every earlier one of its
 run and purpose; `Vault.advance` moves a session forward by one phase, once, with what was
 decided in it, and is on disk before it returns (SQLite, synchronous=EXTRA). A client that is
-killed and started again has given each answer or not given it; it can't give another.
+killed and started again has given each answer or not given it; it can't give another. A file
+also keeps the answer itself, written in the same transaction, until the session's next one:
+who asks the same again is told the same again (`Vault.said`).
 Secrets of a session are deleted when the next one of its run and purpose begins.
 It doesn't encrypt the file: its rights are the owner's only, and who reads it is the client.
 What was deleted is overwritten in the file, but not where the file system kept its journals.
@@ -16,6 +18,7 @@ import contextlib
 import os
 import sqlite3
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from tacit.privacy.errors import RoundError, StorageError
@@ -29,7 +32,27 @@ CREATE TABLE IF NOT EXISTS sessions (
     client INTEGER, session TEXT, phase TEXT NOT NULL, body BLOB NOT NULL,
     PRIMARY KEY (client, session)
 ) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS answers (
+    client INTEGER, session TEXT, kind TEXT NOT NULL, request BLOB NOT NULL, answer BLOB NOT NULL,
+    UNIQUE (client, session)
+);
 """
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """An answer, and what it answers.
+
+    Attributes:
+        kind: of the request, such as "query.share".
+        request: SHA-256 of its bytes.
+        answer: in bytes. It is meant to leave, so it is no secret; a masked vector that never
+            left is what a late one is, and its own mask protects it.
+    """
+
+    kind: str
+    request: bytes
+    answer: bytes
 
 
 class Vault:
@@ -37,8 +60,11 @@ class Vault:
 
     Args:
         path: of the file, made with owner-only rights; None keeps all in memory, and one
-            round at a time, which is for simulations: a client in one process that ends
-            has nothing to come back to.
+            round at a time and without answers, which is for simulations: a client in one
+            process that ends has nothing to come back to.
+
+    Attributes:
+        keeps: whether answers are kept.
 
     Raises:
         StorageError: it can't be opened.
@@ -52,7 +78,7 @@ class Vault:
                     os.fchmod(file, 0o600)
                 finally:
                     os.close(file)
-            self._path = path
+            self._path, self.keeps = path, path is not None
             self._place: tuple[str, str, int, int] | None = None
             self._db = sqlite3.connect(path or ":memory:", timeout=60, isolation_level=None)
             self._db.execute("PRAGMA secure_delete=ON")
@@ -68,7 +94,12 @@ class Vault:
         self._db.close()
 
     def open(
-        self, client: int, place: tuple[str, str, int, int], session: str, body: bytes
+        self,
+        client: int,
+        place: tuple[str, str, int, int],
+        session: str,
+        body: bytes,
+        said: Said | None = None,
     ) -> None:
         """Begins a session, in phase "advertised".
 
@@ -77,6 +108,7 @@ class Vault:
             place: run, purpose, round, attempt.
             session: its digest.
             body: what to remember.
+            said: what is about to be answered.
 
         Raises:
             RoundError: this or a later session of the run and purpose was begun before.
@@ -98,6 +130,7 @@ class Vault:
                 db.execute(
                     "DELETE FROM sessions WHERE client = ? AND session = ?", (client, row[2])
                 )
+                self._say(client, row[2], None)
             if self._path is None and place != self._place:
                 # Its clients are all in one round at a time; memory stays the cohort's.
                 db.execute("DELETE FROM sessions")
@@ -109,6 +142,7 @@ class Vault:
             db.execute(
                 "INSERT INTO sessions VALUES (?, ?, 'advertised', ?)", (client, session, body)
             )
+            self._say(client, session, said)
 
     def read(self, client: int, session: str) -> tuple[str, bytes]:
         """Phase and body of a session.
@@ -128,8 +162,24 @@ class Vault:
             )
         return str(row[0]), bytes(row[1])
 
-    def advance(self, client: int, session: str, before: str, after: str, body: bytes) -> None:
+    def advance(
+        self,
+        client: int,
+        session: str,
+        before: str,
+        after: str,
+        body: bytes,
+        said: Said | None = None,
+    ) -> None:
         """Moves a session from one phase to the next, durably, before anything is said.
+
+        Args:
+            client: whose.
+            session: its digest.
+            before: the phase it is in.
+            after: the next one.
+            body: what to remember.
+            said: what is about to be answered; the answer before it is forgotten.
 
         Raises:
             RoundError: it isn't in phase ``before``.
@@ -142,6 +192,36 @@ class Vault:
             )
             if done.rowcount != 1:
                 raise RoundError(f"session={session[:12]} isn't in the phase {before!r}")
+            self._say(client, session, said)
+
+    def said(self, client: int, session: str, kind: str, request: bytes) -> bytes | None:
+        """A session's last answer, if it was to this very request; else None.
+
+        Args:
+            client: whose.
+            session: its digest.
+            kind: of the request.
+            request: SHA-256 of its bytes.
+        """
+        if not self.keeps:
+            return None
+        with _explained(self._path):
+            row = self._db.execute(
+                "SELECT answer FROM answers"
+                " WHERE client = ? AND session = ? AND kind = ? AND request = ?",
+                (client, session, kind, request),
+            ).fetchone()
+        return None if row is None else bytes(row[0])
+
+    def _say(self, client: int, session: str, said: Said | None) -> None:
+        """Keeps an answer in place of the session's last one; part of a transaction."""
+        if not self.keeps:
+            return
+        place = (client, session)
+        self._db.execute("DELETE FROM answers WHERE client = ? AND session = ?", place)
+        if said is not None:
+            row = (*place, said.kind, said.request, said.answer)
+            self._db.execute("INSERT INTO answers VALUES (?, ?, ?, ?, ?)", row)
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[sqlite3.Connection]:

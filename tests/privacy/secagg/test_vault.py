@@ -8,21 +8,18 @@ import signal
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-import numpy as np
 import pytest
-from masking import RULES, Session
+from killing import Killed
+from masking import Session
 
 from tacit.privacy.errors import RoundError, StorageError
 from tacit.privacy.noise import SystemSource
 from tacit.privacy.secagg import messages as m
-from tacit.privacy.secagg.client import MaskingClient
 from tacit.privacy.secagg.messages import Confirmation, pack_members
-from tacit.privacy.secagg.vault import Vault
-from tacit.privacy.secagg.words import Words
+from tacit.privacy.secagg.vault import Said, Vault
 
 PLACE = ("run", "train", 1, 0)
 
@@ -155,7 +152,7 @@ def test_many_processes_and_one_of_them_wins(tmp_path: Path) -> None:
 import sys
 from pathlib import Path
 from tacit.privacy.errors import RoundError
-from tacit.privacy.secagg.vault import Vault
+from tacit.privacy.secagg.vault import Said, Vault
 vault = Vault(Path(sys.argv[1]))
 sys.stdin.readline()
 try:
@@ -180,58 +177,6 @@ except RoundError:
 # Killed
 
 
-class Killed:
-    """Client 0 of a session, in processes that are killed after, or before, each answer."""
-
-    def __init__(self, session: Session, folder: Path) -> None:
-        self.session, self.path = session, folder / "0.vault"
-
-    def ask(self, say: str, data: bytes, early: bool = False) -> bytes:
-        """Raises what the process that was asked raised."""
-        reading, writing = os.pipe()
-        child = os.fork()
-        if child == 0:
-            self._child(say, data, early, writing)
-        os.close(writing)
-        with open(reading, "rb") as pipe:
-            said = pipe.read()
-        _, status = os.waitpid(child, 0)
-        assert os.WIFSIGNALED(status)
-        assert os.WTERMSIG(status) == signal.SIGKILL
-        assert said != b"failed"
-        if said.startswith(b"refused "):
-            raise RoundError(said.decode())
-        return said
-
-    def _child(self, say: str, data: bytes, early: bool, writing: int) -> NoReturn:
-        answer = b"failed"
-        try:
-            answer = self._answer(say, data, early)
-        except RoundError as error:
-            answer = b"refused " + error.message.encode()
-        finally:
-            os.write(writing, answer)
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    def _answer(self, say: str, data: bytes, early: bool) -> bytes:
-        directory = self.session.directory
-        client = MaskingClient(0, directory.identity(0), directory, RULES, Vault(self.path))
-        if early:
-            # The promise is on disk, and the answer isn't out.
-            client._signed = lambda _: os.kill(os.getpid(), signal.SIGKILL)  # type: ignore
-        words = Words(16)
-        asks: dict[str, Callable[[], m.Answer]] = {
-            "advertise": lambda: client.advertise(m.Invitation.decode(data)),
-            "share": lambda: client.share(m.Roster.decode(data), SystemSource()),
-            "mask": lambda: client.mask(
-                self.session.id, data, words.from_integers(np.arange(8)), words
-            ),
-            "confirm": lambda: client.confirm(m.Survivors.decode(data)),
-            "reveal": lambda: client.reveal(m.Reveal.decode(data)),
-        }
-        return asks[say]().encode()
-
-
 def test_killed_after_every_answer(tmp_path: Path) -> None:
     session = Session(5)
     killed = Killed(session, tmp_path)
@@ -242,7 +187,7 @@ def test_killed_after_every_answer(tmp_path: Path) -> None:
         if say != "confirm":
             # The same is refused afterwards, by a process that knows nothing but the file.
             with pytest.raises(RoundError):
-                killed.ask(say, data)
+                killed.ask(say, data, again=False)
         return answer
 
     server.advertised(play("advertise", session.invitation.encode(), m.Advertisement))
@@ -271,24 +216,6 @@ def test_killed_after_every_answer(tmp_path: Path) -> None:
     assert (total == session.plain(others) + range(8)).all()
 
 
-def test_killed_between_promise_and_answer(tmp_path: Path) -> None:
-    # The promise counts, the answer is lost, and no other is given.
-    session = Session(5, folder=tmp_path)
-    killed = Killed(session, tmp_path)
-    assert killed.ask("advertise", session.invitation.encode(), early=True) == b""
-    with pytest.raises(RoundError, match="seen before"):
-        killed.ask("advertise", session.invitation.encode())
-    session = Session(5, earlier=session, round=2)
-    killed = Killed(session, tmp_path)
-    session.advertise()
-    session.share()
-    assert killed.ask("mask", session.members, early=True) == b""
-    with pytest.raises(RoundError, match="in phase 'masked'"):
-        killed.ask("mask", session.members)
-    with pytest.raises(RoundError, match="in phase 'masked'"):
-        session.masked(0)
-
-
 def test_killed_in_the_middle_of_writing(tmp_path: Path) -> None:
     # A transaction that wasn't committed leaves the old phase.
     path = tmp_path / "v"
@@ -296,7 +223,7 @@ def test_killed_in_the_middle_of_writing(tmp_path: Path) -> None:
     code = """
 import os, signal, sys
 from pathlib import Path
-from tacit.privacy.secagg.vault import Vault
+from tacit.privacy.secagg.vault import Said, Vault
 vault = Vault(Path(sys.argv[1]))
 vault._db.execute("PRAGMA cache_size=1")
 with vault._writing() as db:
@@ -306,6 +233,70 @@ with vault._writing() as db:
     done = subprocess.run([sys.executable, "-c", code, str(path)], timeout=60, check=False)
     assert done.returncode == -signal.SIGKILL
     assert Vault(path).read(0, "first") == ("advertised", b"body")
+
+
+# What was said
+
+
+def test_the_last_answer_is_kept_for_the_same_request(tmp_path: Path) -> None:
+    vault = Vault(tmp_path / "v")
+    asked, other = b"r" * 32, b"o" * 32
+    vault.open(0, PLACE, "first", b"body", Said("query.advertise", asked, b"keys"))
+    assert vault.said(0, "first", "query.advertise", asked) == b"keys"
+    vault.close()
+    vault = Vault(tmp_path / "v")
+    assert vault.said(0, "first", "query.advertise", asked) == b"keys"
+    for elsewhere in (
+        (1, "first", "query.advertise", asked),
+        (0, "second", "query.advertise", asked),
+        (0, "first", "query.share", asked),
+        (0, "first", "query.advertise", other),
+    ):
+        assert vault.said(*elsewhere) is None
+    vault.advance(0, "first", "advertised", "shared", b"", Said("query.share", other, b"shares"))
+    assert vault.said(0, "first", "query.advertise", asked) is None
+    assert vault.said(0, "first", "query.share", other) == b"shares"
+    with pytest.raises(RoundError):
+        vault.advance(0, "first", "advertised", "shared", b"", Said("query.share", asked, b"no"))
+    assert vault.said(0, "first", "query.share", other) == b"shares"
+    vault.advance(0, "first", "shared", "masked", b"")
+    assert vault.said(0, "first", "query.share", other) is None
+
+
+def test_what_was_said_in_a_session_is_off_the_disk_when_it_has_gone_on(tmp_path: Path) -> None:
+    path = tmp_path / "v"
+    vault = Vault(path)
+    marks = [os.urandom(16).hex().encode() * 5000 for _ in range(3)]
+    vault.open(0, PLACE, "first", b"", Said("query.advertise", b"1", marks[0]))
+    assert marks[0][:32] in path.read_bytes()
+    vault.advance(0, "first", "advertised", "shared", b"", Said("query.share", b"2", marks[1]))
+    raw = path.read_bytes()
+    assert marks[0][:32] not in raw
+    assert marks[1][:32] in raw
+    vault.open(0, ("run", "train", 2, 0), "second", b"", Said("query.advertise", b"3", marks[2]))
+    raw = path.read_bytes()
+    assert marks[1][:32] not in raw
+    assert marks[2][:32] in raw
+
+
+def test_in_memory_nothing_said_is_kept() -> None:
+    vault = Vault(None)
+    vault.open(0, PLACE, "first", b"body", Said("query.advertise", b"r", b"keys"))
+    assert vault.said(0, "first", "query.advertise", b"r") is None
+    assert not vault._db.execute("SELECT * FROM answers").fetchall()
+
+
+def test_a_vault_of_before_there_were_answers_still_opens(tmp_path: Path) -> None:
+    path = tmp_path / "v"
+    begun(path).close()
+    old = sqlite3.connect(path)
+    old.execute("DROP TABLE answers")
+    old.commit()
+    old.close()
+    vault = Vault(path)
+    assert vault.read(0, "first") == ("advertised", b"body")
+    vault.advance(0, "first", "advertised", "shared", b"", Said("query.share", b"r", b"shares"))
+    assert vault.said(0, "first", "query.share", b"r") == b"shares"
 
 
 # What is erased
@@ -415,7 +406,7 @@ def test_a_file_that_cannot_grow_is_a_storage_error(tmp_path: Path) -> None:
 import os, sys
 from pathlib import Path
 from tacit.privacy.errors import StorageError
-from tacit.privacy.secagg.vault import Vault
+from tacit.privacy.secagg.vault import Said, Vault
 vault = Vault(Path(sys.argv[1]))
 try:
     vault.advance(0, "first", "advertised", "shared", os.urandom(500_000))
