@@ -24,8 +24,8 @@ from torch import Tensor, nn
 from tacit.privacy.errors import ModelError
 from tacit.privacy.mechanisms import MARGIN
 from tacit.privacy.messages import Vector
+from tacit.protocol.manifest import DeviceGraph, Manifest
 from tacit.tasks import vector
-from tacit.tasks.device.manifest import DeviceStep
 from tacit.tasks.task import Task
 
 TOLERANCE = 1e-5
@@ -54,7 +54,7 @@ class _Case:
     counted: NDArray[np.bool_]
 
 
-def session(step: DeviceStep) -> onnxruntime.InferenceSession:
+def session(step: DeviceGraph) -> onnxruntime.InferenceSession:
     """The graph in onnxruntime, on one thread of the CPU.
 
     Raises:
@@ -85,7 +85,7 @@ def made_up(like: Tensor, rows: int, seed: int) -> Tensor:
     return torch.randint(0, 2, shape, generator=generator).to(like.dtype)
 
 
-def verify(step: DeviceStep, task: Task, model: nn.Module, like: tuple[Tensor, Tensor]) -> float:
+def verify(step: DeviceGraph, task: Task, model: nn.Module, like: tuple[Tensor, Tensor]) -> float:
     """Compares a graph with Opacus, tensor by tensor.
 
     Args:
@@ -114,7 +114,9 @@ def verify(step: DeviceStep, task: Task, model: nn.Module, like: tuple[Tensor, T
         for case in _cases(x.numpy(), y.numpy()):
             for clip in (middle / 64, middle, 64 * middle):
                 bound = float(np.float32(clip))
-                got = _run(runtime, start, case, bound)
+                scalar = np.array(bound, dtype=np.float32)
+                feeds = (start, case.x, case.y, case.mask, scalar)
+                got: _Wide = run(runtime, step.manifest, *feeds)[0]
                 factor = np.minimum(1.0, MARGIN * bound / (norms + 1e-12))
                 want = (factor * case.counted) @ grads
                 worst = max(worst, _compare(step, got, want, case))
@@ -149,24 +151,33 @@ def _impossible(like: _Array) -> float | int:
     return 1 if like.dtype.kind == "b" else int(np.iinfo(like.dtype.name).max)
 
 
-def _run(runtime: onnxruntime.InferenceSession, start: Vector, case: _Case, clip: float) -> _Wide:
-    feeds = {
-        "parameters": start,
-        "inputs": case.x,
-        "targets": case.y,
-        "mask": case.mask,
-        "clip": np.array(clip, dtype=np.float32),
-    }
+def run(
+    runtime: onnxruntime.InferenceSession, manifest: Manifest, *feeds: _Array
+) -> list[np.ndarray]:
+    """A graph's outputs.
+
+    Args:
+        runtime: from `session`.
+        manifest: of the graph.
+        feeds: the inputs, in the manifest's order.
+
+    Raises:
+        ModelError: onnxruntime can't run it.
+    """
+    named = {tensor.name: feed for tensor, feed in zip(manifest.inputs, feeds, strict=True)}
     # What the graph has no use for isn't among its inputs any more.
     wanted = {value.name for value in runtime.get_inputs()}
+    outputs = [tensor.name for tensor in manifest.outputs]
     try:
-        made = runtime.run(["sum"], {k: v for k, v in feeds.items() if k in wanted})[0]
+        made: list[np.ndarray] = runtime.run(
+            outputs, {name: feed for name, feed in named.items() if name in wanted}
+        )
     except _FAILED as error:
         raise ModelError(f"onnxruntime can't run the graph: {_said(error)}") from error
-    return np.asarray(made, dtype=np.float64)
+    return made
 
 
-def _compare(step: DeviceStep, got: _Wide, want: _Wide, case: _Case) -> float:
+def _compare(step: DeviceGraph, got: _Wide, want: _Wide, case: _Case) -> float:
     """The relative error of a sum.
 
     Raises:

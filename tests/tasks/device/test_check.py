@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from tacit.privacy.errors import ModelError
+from tacit.protocol.manifest import DeviceGraph
 from tacit.tasks.device import check, graph
-from tacit.tasks.device.manifest import DeviceStep
 from tacit.tasks.task import Task
 
 LIKE = (torch.zeros(1, 4), torch.zeros(1, dtype=torch.int64))
@@ -30,15 +30,15 @@ def model() -> nn.Module:
 
 
 @pytest.fixture(scope="module")
-def step() -> DeviceStep:
+def step() -> DeviceGraph:
     return graph.export_device_step(task(), model(), LIKE, 4)
 
 
-def test_the_right_step_passes(step: DeviceStep) -> None:
+def test_the_right_step_passes(step: DeviceGraph) -> None:
     assert check.verify(step, task(), model(), LIKE) <= 1e-6
 
 
-def test_a_step_of_another_loss_is_refused(step: DeviceStep) -> None:
+def test_a_step_of_another_loss_is_refused(step: DeviceGraph) -> None:
     with pytest.raises(ModelError, match="differ from Opacus"):
         check.verify(step, task(1.001), model(), LIKE)
 
@@ -52,11 +52,11 @@ def test_a_loss_that_is_a_sum_is_refused() -> None:
         graph.export_device_step(summed, model(), LIKE, 4)
 
 
-def test_what_is_no_graph_is_refused(step: DeviceStep) -> None:
+def test_what_is_no_graph_is_refused(step: DeviceGraph) -> None:
     graphless = hashlib.sha256(b"none").hexdigest()
-    manifest = dataclasses.replace(step.manifest, graph=graphless)
+    manifest = dataclasses.replace(step.manifest, graph=graphless, graph_bytes=4)
     with pytest.raises(ModelError, match="can't load"):
-        check.session(DeviceStep(graph=b"none", manifest=manifest))
+        check.session(DeviceGraph(graph=b"none", manifest=manifest))
 
 
 def test_records_are_made_up_the_same_each_time() -> None:

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from tacit.privacy.errors import ConfigError, ModelError
 from tacit.privacy.mechanisms import MARGIN
+from tacit.protocol.manifest import DeviceGraph
 from tacit.tasks import vector
-from tacit.tasks.device import check, graph
-from tacit.tasks.device.manifest import DeviceStep
+from tacit.tasks.device import check, graph, operators
 from tacit.tasks.task import Task
 
 ROWS = 5
@@ -136,7 +136,9 @@ def test_a_models_step_is_opacuss(name: str) -> None:
     np.testing.assert_array_equal(vector.read(model), before)
 
 
-def run(step: DeviceStep, model: nn.Module, x: Tensor, mask: list[bool], clip: float) -> np.ndarray:
+def run(
+    step: DeviceGraph, model: nn.Module, x: Tensor, mask: list[bool], clip: float
+) -> np.ndarray:
     feeds = {
         "parameters": vector.read(model),
         "inputs": x.numpy(),
@@ -148,12 +150,12 @@ def run(step: DeviceStep, model: nn.Module, x: Tensor, mask: list[bool], clip: f
 
 
 @pytest.fixture(scope="module")
-def logistic() -> tuple[nn.Module, DeviceStep]:
+def logistic() -> tuple[nn.Module, DeviceGraph]:
     model = built(*MODELS["logistic"])
     return model, graph.export_device_step(task(), model, (FLAT, LABELS), ROWS)
 
 
-def test_the_margin_is_in_the_graph(logistic: tuple[nn.Module, DeviceStep]) -> None:
+def test_the_margin_is_in_the_graph(logistic: tuple[nn.Module, DeviceGraph]) -> None:
     model, step = logistic
     made = run(step, model, torch.rand(ROWS, 7), [True] + [False] * 4, 2.0**-10)
     norm = float(np.linalg.norm(made.astype(np.float64)))
@@ -161,7 +163,7 @@ def test_the_margin_is_in_the_graph(logistic: tuple[nn.Module, DeviceStep]) -> N
     assert norm == pytest.approx(MARGIN * 2.0**-10, rel=2.0**-22)
 
 
-def test_a_masked_row_adds_exactly_nothing(logistic: tuple[nn.Module, DeviceStep]) -> None:
+def test_a_masked_row_adds_exactly_nothing(logistic: tuple[nn.Module, DeviceGraph]) -> None:
     model, step = logistic
     x, mask = torch.rand(ROWS, 7), [True, True, False, True, True]
     want = run(step, model, x, mask, 0.1)
@@ -171,7 +173,7 @@ def test_a_masked_row_adds_exactly_nothing(logistic: tuple[nn.Module, DeviceStep
     assert not run(step, model, x, [False] * ROWS, 0.1).any()
 
 
-def test_a_row_that_is_not_finite_counts_as_zero(logistic: tuple[nn.Module, DeviceStep]) -> None:
+def test_a_row_that_is_not_finite_counts_as_zero(logistic: tuple[nn.Module, DeviceGraph]) -> None:
     model, step = logistic
     x = torch.rand(ROWS, 7)
     want = run(step, model, x, [True] * 4 + [False], 0.1)
@@ -182,14 +184,14 @@ def test_a_row_that_is_not_finite_counts_as_zero(logistic: tuple[nn.Module, Devi
 
 
 def test_an_export_is_the_same_twice_and_fits_its_manifest(
-    logistic: tuple[nn.Module, DeviceStep],
+    logistic: tuple[nn.Module, DeviceGraph],
 ) -> None:
     model, step = logistic
     again = graph.export_device_step(task(), model, (FLAT, LABELS), ROWS)
     assert again == step
     assert [p.name for p in step.manifest.parameters] == ["weight", "bias"]
     assert [i.shape for i in step.manifest.inputs] == [(24,), (ROWS, 7), (ROWS,), (ROWS,), ()]
-    assert set(step.manifest.operators) <= graph.OPERATORS
+    assert set(step.manifest.operators) <= operators.OPERATORS
 
 
 class Bessel(nn.Linear):
@@ -233,7 +235,7 @@ def test_an_operator_off_the_list_is_refused(op: str, domain: str, said: str) ->
     node = helper.make_node(op, ["a"], ["b"], domain=domain)
     proto = helper.make_model(helper.make_graph([node], "g", [], []))
     with pytest.raises(ModelError, match=said):
-        graph.check_operators(proto)
+        operators.check(proto)
 
 
 def test_another_opset_is_refused() -> None:
@@ -241,7 +243,7 @@ def test_another_opset_is_refused() -> None:
         helper.make_graph([], "g", [], []), opset_imports=[helper.make_opsetid("", 19)]
     )
     with pytest.raises(ModelError, match="opset="):
-        graph.check_operators(proto)
+        operators.check(proto)
 
 
 def test_a_microbatch_has_a_row() -> None:
