@@ -33,7 +33,8 @@ class Floors:
         record_noise_multiplier: least, for the record unit, where the plan protects it.
         clip: largest L2 bound of an update.
         bits: fewest of a word.
-        seeded: whether noise from a simulation's seed will do.
+        seeded: whether noise from a simulation's seed will do; a deployed client's file has to
+            say so, else it won't.
         rounds: see `tacit.client.caps.Caps`, as for all that follow; None is no limit.
         epsilon: for all of this client's data.
         delta: of ``epsilon``.
@@ -72,8 +73,12 @@ class Floors:
         return Caps(**{f.name: getattr(self, f.name) for f in dataclasses.fields(Caps)})
 
     @classmethod
-    def load(cls, path: Path) -> Floors:
+    def load(cls, path: Path, seeded: bool = True) -> Floors:
         """Reads floors from JSON; a file that isn't there means none.
+
+        Args:
+            path: of the file.
+            seeded: what holds where the file doesn't say.
 
         Raises:
             StorageError: the file can't be read.
@@ -82,13 +87,13 @@ class Floors:
         try:
             found = json.loads(path.read_text())
         except FileNotFoundError:
-            return cls()
+            return cls(seeded=seeded)
         except (OSError, ValueError) as error:
             raise StorageError(f"floors {path} can't be read: {error}") from error
         known = {field.name for field in dataclasses.fields(cls)}
         if not isinstance(found, dict) or not set(found) <= known:
             raise ConfigError(f"floors {path} should only have {', '.join(sorted(known))}")
-        return cls(**found)
+        return cls(**{"seeded": seeded, **found})
 
     def check(self, plan: PrivacyPlan) -> None:
         """Refuses a plan that promises less.

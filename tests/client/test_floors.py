@@ -110,3 +110,16 @@ def test_a_file_that_is_no_json_is_no_absent_file(tmp_path: Path) -> None:
 def test_a_plan_below_a_floor_is_refused(floors: Floors, said: str) -> None:
     with pytest.raises(RoundError, match=said):
         floors.check(plan())
+
+
+@pytest.mark.parametrize(
+    ("text", "holds"), [(None, False), ("{}", False), ('{"seeded": true}', True)]
+)
+def test_what_a_file_doesnt_say_of_seeds_is_the_callers_to_say(
+    tmp_path: Path, text: str | None, holds: bool
+) -> None:
+    path = tmp_path / "floors.json"
+    if text is not None:
+        path.write_text(text)
+    assert Floors.load(path, seeded=False).seeded is holds
+    assert Floors.load(path).seeded

@@ -426,11 +426,14 @@ def test_a_restarted_client_keeps_its_promises(clients: Path) -> None:
     request = side.request()
     side.until_members(request)
     asked = dataclasses.replace(request, members=side.members)
-    assert not side.ask("train", asked, 0).has_error()
+    first = side.ask("train", asked, 0)
     # The same clients in a new process: their files are all they have.
     again = Side(party=FolderParty(clients))
     assert "seen before" in again.refusal("query.advertise", side.server.invitation)
-    assert "phase 'masked'" in again.refusal("train", asked, 0)
+    fewer = dataclasses.replace(asked, members=pack_members(range(CLIENTS - 1)))
+    assert "phase 'masked'" in again.refusal("train", fewer, 0)
+    assert wire.body(again.ask("train", asked, 0)) == wire.body(first)
+    assert again.read == []
     assert not again.ask("train", asked, 1).has_error()
 
 

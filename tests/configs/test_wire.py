@@ -11,6 +11,7 @@ from flwr.supercore.task_identity import TaskIdentity
 from tacit.configs import wire
 from tacit.privacy.errors import MessageError
 from tacit.privacy.messages import EvaluateReply, TrainReply
+from tacit.privacy.secagg.keys import Identity
 
 REPLY = TrainReply("run", 3, 0, np.arange(4, dtype=np.float32), np.zeros(0, dtype=np.float32))
 
@@ -51,3 +52,80 @@ def test_another_content_is_a_message_error(content: RecordDict) -> None:
 def test_another_kind_is_a_message_error() -> None:
     with pytest.raises(MessageError, match="train-reply"):
         wire.unpack(EvaluateReply, carried(wire.pack(REPLY)))
+
+
+# Signed where asked
+
+
+NONCE = bytes(range(16))
+ME = Identity.generate()
+
+
+def asked(nonce: bytes | None = NONCE) -> Message:
+    return carried(wire.pack(REPLY, nonce))
+
+
+def answered(request: Message, client: int = 3, identity: Identity | None = ME) -> Message:
+    return Message(wire.reply(b"said", request, client, identity), reply_to=request)
+
+
+def test_a_request_carries_its_nonce_and_the_same_body() -> None:
+    assert wire.nonce(asked()) == NONCE
+    assert wire.nonce(asked(None)) is None
+    assert wire.body(asked()) == wire.body(asked(None)) == REPLY.encode()
+
+
+@pytest.mark.parametrize("nonce", [b"", bytes(15), bytes(17), "words", 5])
+def test_a_nonce_that_isnt_one_is_refused(nonce: object) -> None:
+    content = wire.pack(REPLY)
+    content["tacit"]["nonce"] = nonce  # type: ignore[index,assignment]
+    with pytest.raises(MessageError, match="16 bytes"):
+        wire.nonce(carried(content))
+    with pytest.raises(MessageError, match="16 bytes"):
+        wire.reply(b"said", carried(content), 3, ME)
+
+
+def test_a_signature_is_of_this_request_kind_client_and_body() -> None:
+    reply = answered(asked())
+    wire.check(reply, (NONCE, "train"), 3, ME.public)
+    assert len(reply.content["tacit"]["signature"]) == 64  # type: ignore[index,arg-type]
+    for nonce, kind, client, key in (
+        (bytes(16), "train", 3, ME.public),
+        (NONCE, "evaluate", 3, ME.public),
+        (NONCE, "train", 4, ME.public),
+        (NONCE, "train", 3, Identity.generate().public),
+    ):
+        with pytest.raises(MessageError, match="didn't sign"):
+            wire.check(reply, (nonce, kind), client, key)
+    reply.content["tacit"]["body"] = b"Said"  # type: ignore[index]
+    with pytest.raises(MessageError, match="didn't sign"):
+        wire.check(reply, (NONCE, "train"), 3, ME.public)
+
+
+@pytest.mark.parametrize("signature", [None, b"", bytes(64), "words"])
+def test_what_isnt_signed_is_refused(signature: object) -> None:
+    reply = answered(asked())
+    if signature is None:
+        del reply.content["tacit"]["signature"]  # type: ignore[union-attr]
+    else:
+        reply.content["tacit"]["signature"] = signature  # type: ignore[index,assignment]
+    with pytest.raises(MessageError, match="sign"):
+        wire.check(reply, (NONCE, "train"), 3, ME.public)
+
+
+def test_a_reply_is_signed_only_where_it_is_asked_for() -> None:
+    assert list(answered(asked(None)).content["tacit"]) == ["body"]  # type: ignore[arg-type]
+    with pytest.raises(MessageError, match="no key"):
+        answered(asked(), identity=None)
+
+
+def test_the_question_which_client_a_node_is_is_signed_too() -> None:
+    request = Message(wire.ask_who(NONCE), dst_node_id=5, message_type="query")
+    reply = Message(wire.tell_who(request, 7, ME), reply_to=request)
+    assert wire.who(reply) == 7
+    wire.check_who(reply, (NONCE, "query"), 7, ME.public)
+    for client, nonce in ((6, NONCE), (7, bytes(16))):
+        with pytest.raises(MessageError, match="didn't sign"):
+            wire.check_who(reply, (nonce, "query"), client, ME.public)
+    with pytest.raises(MessageError, match="which client"):
+        wire.who(answered(asked()))
