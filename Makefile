@@ -5,12 +5,13 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 FASHION := /usr/share/datasets/fashion-mnist
 POSTGRES := /usr/lib/postgresql
+JVM := /usr/share/java/grpc-netty.jar
 KJV := /usr/share/sword/modules/texts/ztext/engKJV2006eb
 TYPES := build/types/tacit
 FOLDERS := client configs privacy protocol server simulations tasks
 DEMO ?=
 
-.PHONY: demo test test-quick lint format protocol types-tree lock clean help figures peers
+.PHONY: demo test test-quick lint format protocol jvm types-tree lock clean help figures peers
 
 help:
 	@sed -n '1p' Makefile
@@ -48,10 +49,18 @@ $(POSTGRES):
 	@if [ "$$(id -u)" != 0 ]; then sudo=sudo; fi; \
 	  $$sudo apt-get update -qq && $$sudo apt-get install -y -qq postgresql
 
-test: $(VENV)/.dev $(FASHION) $(KJV) $(POSTGRES)
+# They build the agent core for the JVM, with a JDK, protoc and gRPC.
+$(JVM):
+	@echo "installing a JDK and gRPC for Java with apt-get (once)"
+	@if [ "$$(id -u)" != 0 ]; then sudo=sudo; fi; \
+	  $$sudo apt-get update -qq && $$sudo apt-get install -y -qq default-jdk-headless \
+	    libgrpc-java libnetty-java libprotobuf-java libgeronimo-annotation-1.3-spec-java \
+	    protobuf-compiler protobuf-compiler-grpc-java-plugin
+
+test: $(VENV)/.dev $(FASHION) $(KJV) $(POSTGRES) $(JVM)
 	$(BIN)/python -m pytest $(PYTEST)
 
-test-quick: $(VENV)/.dev $(FASHION) $(KJV) $(POSTGRES)
+test-quick: $(VENV)/.dev $(FASHION) $(KJV) $(POSTGRES) $(JVM)
 	$(BIN)/python -m pytest -m "not slow and not ray" $(PYTEST)
 
 # mypy and import-linter read a tree laid out as it installs: they can't follow setuptools' package-dir.
@@ -77,6 +86,11 @@ protocol: $(VENV)/.dev
 	cd build/protocol && ../../$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. \
 	  --grpc_python_out=. tacit/protocol/edge.proto
 	@cp build/protocol/tacit/protocol/edge_pb2* protocol/
+
+# The agent core for the JVM and its own tests, against the golden vectors.
+jvm: $(JVM)
+	sh jvm/build.sh
+	java -cp "$$(cat build/jvm/classpath)" dev.tacit.edge.Tests
 
 lock: $(VENV)/.dev
 	$(BIN)/python -m pip freeze --exclude-editable | grep -v -i -E '^(pip|setuptools|wheel)==' | sed 's/+cpu$$//' > constraints.txt
