@@ -3,8 +3,7 @@
 No Ray, no serialisation, no threads. A client is called when its reply is pulled, so a
 coordinator that adds up replies as they come never holds more than one. Clients that are to
 train may be prepared for in groups (`Ahead`), and groups may be called in worker processes
-(`tacit.simulations.workers`). What flwr 1.41 keeps private and this needs is all in this
-module: message ids, `Run`, `TaskIdentity`.
+(`tacit.simulations.workers`). What flwr 1.41 keeps private is in `tacit.server.outside`.
 """
 
 from __future__ import annotations
@@ -17,12 +16,12 @@ from typing import Any
 
 from flwr.app import Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
-from flwr.common.constant import SUPERLINK_NODE_ID, ErrorCode
+from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run
-from flwr.supercore.task_identity import TaskIdentity
 
 from tacit.privacy.errors import MessageError, RoundError, TacitError
+from tacit.server import outside
 
 _FIRST_NODE = 1000
 # Clients that are prepared for together: enough to share a pass, few enough for several
@@ -76,9 +75,7 @@ class InProcessGrid(Grid):
         self._ahead = ahead
         # Each waiting client's group, which is empty once it is prepared for.
         self._groups: dict[str, list[str]] = {}
-        self._run = Run.create_empty(1)
-        # Message() refuses to be made outside a Flower process unless these are set.
-        TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = 1, SUPERLINK_NODE_ID, 1
+        self._run = outside.prepare()
         self._ids = itertools.count(1)
         self._pending: dict[str, Message] = {}
         self._states: dict[int, RecordDict] = {}
@@ -117,8 +114,7 @@ class InProcessGrid(Grid):
         pushed = []
         for message in messages:
             identifier = f"m{next(self._ids)}"
-            # No public setter; Flower's own in-memory grid does the same.
-            message.metadata.__dict__["_message_id"] = identifier
+            outside.name(message, identifier)
             self._pending[identifier] = message
             pushed.append(identifier)
         return pushed

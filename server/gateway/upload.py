@@ -1,0 +1,53 @@
+"""One answer that arrives in parts: in order, without gaps, no longer than it said."""
+
+from __future__ import annotations
+
+import math
+
+from tacit.privacy.secagg.keys import SIGNATURE_BYTES
+from tacit.protocol import edge_pb2 as pb
+from tacit.server.gateway.desk import Assignment
+from tacit.server.gateway.refused import RefusedError
+
+
+class Upload:
+    """Puts an answer together.
+
+    Args:
+        task: that it answers.
+        total: its bytes, as the first part says.
+        most: that it may have.
+
+    Attributes:
+        until: by when it must be whole, in seconds of the event loop's clock.
+
+    Raises:
+        RefusedError: it says that it is empty, or longer than it may be.
+    """
+
+    def __init__(self, task: Assignment, total: int, most: int) -> None:
+        if not 0 < total <= most:
+            raise RefusedError("TOO_LARGE", f"an answer has 1 to {most} bytes, not {total}")
+        self.task, self.total, self.until = task, total, math.inf
+        self._parts: list[bytes] = []
+        self._size = 0
+
+    def add(self, part: pb.AnswerPart) -> tuple[bytes, bytes] | None:
+        """Adds a part; returns answer and signature once it is whole.
+
+        Raises:
+            RefusedError: the part is out of order, too long, unsigned where it ends the
+                answer, or signed where it doesn't.
+        """
+        if part.total != self.total:
+            raise RefusedError("ORDER", "the parts of an answer differ in its total")
+        if part.offset != self._size:
+            raise RefusedError("ORDER", f"a part at {part.offset} where {self._size} was due")
+        if not part.data or self._size + len(part.data) > self.total:
+            raise RefusedError("ORDER", "an empty part, or more than the answer's total")
+        self._size += len(part.data)
+        self._parts.append(part.data)
+        whole = self._size == self.total
+        if len(part.signature) != (SIGNATURE_BYTES if whole else 0):
+            raise RefusedError("SIGNATURE", "the last part, and no other, is signed")
+        return (b"".join(self._parts), part.signature) if whole else None
