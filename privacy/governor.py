@@ -84,6 +84,9 @@ class Governor:
         self._said: set[bytes] = set()
         self._early: dict[str, list[Leaf]] = {}
         self.frozen: dict[int, Leaf] = {}
+        # Of before leaves were lost: runs that are over, and policies to be said anew.
+        self._over: set[str] = set()
+        self._stale: set[str] = set()
 
     def knows(self, run: str) -> bool:
         """Whether a run has its PLAN leaf."""
@@ -116,6 +119,9 @@ class Governor:
             self._note_approval(leaf)
         elif kind == "AUDIT" and leaf.get("violated"):
             self.frozen[index] = leaf
+        elif kind == "RESTORE" and leaf["known"] != leaf["size"]:
+            self._over |= set(self._runs)
+            self._stale |= {name for name, spent in self._spent.items() if spent.policy}
 
     def check_policy(self, leaf: Leaf) -> Policy:
         """The terms of a POLICY leaf.
@@ -185,6 +191,7 @@ class Governor:
         self.check_frozen()
         self._check_refused(run)
         known = self._runs[run]
+        self._check_restored(run, known.population)
         spent = self._spent.get(known.population)
         if spent is None or spent.policy is None:
             return
@@ -206,6 +213,21 @@ class Governor:
             f"where {leaf['charged']:.3f} was charged; nothing is released until that is explained",
             f"tacit ledger approve {leaf['run']} --lifts {index} --key FILE goes on",
         )
+
+    def _check_restored(self, run: str, population: str) -> None:
+        """Refuses what counts on charges that a restore from a backup may have lost."""
+        if run in self._over:
+            raise BudgetError(
+                f"run={run} is from before the ledger was put back from a backup: what it charged "
+                "since isn't known",
+                "start a new run",
+            )
+        if population in self._stale:
+            raise BudgetError(
+                f"the policy of population={population} is from before the ledger was put back "
+                "from a backup, which may lack charges",
+                f"set it anew, less what they may have spent: tacit ledger policy {population}",
+            )
 
     def _check_refused(self, run: str) -> None:
         if (run, self._runs[run].digest) in self._refused:
@@ -293,6 +315,7 @@ class Governor:
         made = self.check_policy(leaf)
         self._said.add(_digest(leaf))
         self._of(made.population).watch(made)
+        self._stale.discard(made.population)
 
     def _note_approval(self, leaf: Leaf) -> None:
         self.check_approval(leaf)

@@ -23,7 +23,7 @@ from tacit.server import log as logs
 from tacit.server import tables as t
 from tacit.server.store import Store
 
-_RULING = ("POLICY", "AUDIT")
+_RULING = ("POLICY", "AUDIT", "RESTORE")
 _KINDS = ("KEY", "PLAN", "CHARGE", "APPROVAL", *_RULING)
 
 

@@ -10,6 +10,8 @@ A leaf is RFC 8785 JSON, hashed as a leaf of an RFC 9162 tree, and never changed
 * **POLICY**: what may be spent on a population from here on.
 * **APPROVAL**: a reviewer's signed yes or no to a run, or to going on after an audit.
 * **AUDIT**: a commitment to canaries, or what an audit with them found.
+* **RESTORE**: the leaves before it were put back from a backup; those that came after the backup
+  are lost, and what they charged with them.
 
 Nothing in a leaf names a client. What only the operator may know (who was drawn, how many
 answered, why a run failed) is there as a keyed commitment: without the key it says nothing,
@@ -31,7 +33,7 @@ Purpose = Literal["train", "evaluate"]
 Body = dict[str, Any]
 
 SPENDING = ("CHARGE", "RELEASE", "ABANDON")
-KINDS = ("KEY", "PLAN", "STATUS", *SPENDING, "POLICY", "APPROVAL", "AUDIT")
+KINDS = ("KEY", "PLAN", "STATUS", *SPENDING, "POLICY", "APPROVAL", "AUDIT", "RESTORE")
 
 
 def leaf_bytes(body: Mapping[str, Any]) -> bytes:
@@ -122,6 +124,16 @@ def key(origin: str, verifier: str, previous: str | None, signature: str | None)
         "previous": previous,
         "signature": signature,
     }
+
+
+def restore(size: int, known: int | None) -> Body:
+    """The leaf that a home goes on with after it was put back from a backup.
+
+    Args:
+        size: leaves of the backup, which is this leaf's index.
+        known: leaves of the newest checkpoint that anybody kept; None if nobody has one.
+    """
+    return {"kind": "RESTORE", "run": "", "size": size, "known": known}
 
 
 def rotation(origin: str, verifier: str, previous: str) -> bytes:

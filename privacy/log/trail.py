@@ -90,6 +90,9 @@ class Trail:
             return
         if kind in ("KEY", "POLICY"):
             return
+        if kind == "RESTORE":
+            yield from self._restore(index, body)
+            return
         found = self.runs.get(run)
         if found is None:
             if index < self.legacy:
@@ -118,6 +121,21 @@ class Trail:
             run.spending, run.since = run.whole(), []
 
     # Kinds
+
+    def _restore(self, index: int, body: Leaf) -> Iterator[str]:
+        size, known = body["size"], body["known"]
+        if size != index:
+            yield f"a backup of {size} leaves was put back, and there are {index}"
+        if known is not None and not isinstance(known, int):
+            raise MessageError(f"known={known!r} isn't a number of leaves")
+        what = f"leaf {index}: the ledger was put back from a backup of its first {size} leaves; "
+        if known == size:
+            what += "no newer checkpoint was known"
+        elif known is not None and known > size:
+            what += f"{known - size} later ones are lost, and what they charged is in no figure"
+        else:
+            what += "whether there were more isn't known, and what those charged is in no figure"
+        self.notes.append(what)
 
     def _plan(self, index: int, body: Leaf) -> Iterator[str]:
         name, adopted = body["run"], "adopted" in body

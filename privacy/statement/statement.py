@@ -307,6 +307,12 @@ def _warnings(view: View, made: Mapping[str, Any]) -> list[str]:
     ]
     if made["frozen_by"]:
         said.append(f"Releases are frozen by the audit at {', '.join(made['frozen_by'])}.")
+    said += [
+        f"The ledger was put back from a backup at leaf {index}; what was charged between the two "
+        "and lost is in no figure here."
+        for index, body in view.leaves
+        if body["kind"] == "RESTORE" and body.get("known") != body.get("size")
+    ]
     if made["headline"] == NOT_CLAIMED:
         said.append(words.NOTHING)
     wrong = sorted(_misstated(view))

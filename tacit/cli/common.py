@@ -58,6 +58,24 @@ def written(to: str, data: bytes) -> None:
     print(to)
 
 
+def read_text(name: str) -> str:
+    """A file somebody kept.
+
+    Raises:
+        StorageError: it can't be read, or isn't text.
+    """
+    from pathlib import Path
+
+    from tacit.privacy.errors import StorageError
+    from tacit.server.home import explained
+
+    try:
+        with explained(f"{name} can't be read"):
+            return Path(name).read_text("utf-8")
+    except UnicodeDecodeError as error:
+        raise StorageError(f"{name} isn't a checkpoint: it isn't text") from error
+
+
 def print_json(value: Any) -> None:
     """One JSON document on stdout."""
     print(json.dumps(value))

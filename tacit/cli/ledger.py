@@ -14,6 +14,7 @@ from tacit.cli.common import (
     print_claims,
     print_json,
     print_table,
+    read_text,
     written,
 )
 
@@ -94,7 +95,7 @@ def verify(
     from tacit.server import check
 
     store = open_store(home)
-    notes = [_text(name) for name in kept or []]
+    notes = [read_text(name) for name in kept or []]
     with Progress(TextColumn("{task.completed} leaves"), transient=True, console=stderr()) as bar:
         task = bar.add_task("verify", total=None)
         report = check.verify(
@@ -145,7 +146,7 @@ def prove(
     if leaf is not None and since is None:
         made = exports.prove(open_store(home), leaf)
     elif leaf is None and since is not None:
-        made = exports.prove_since(open_store(home), _text(since))
+        made = exports.prove_since(open_store(home), read_text(since))
     else:
         raise ConfigError(
             f"leaf={leaf} and since={since}: prove takes one of them",
@@ -217,24 +218,6 @@ def stderr() -> Any:
     return Console(stderr=True)
 
 
-def _text(name: str) -> str:
-    """A file somebody kept.
-
-    Raises:
-        StorageError: it can't be read, or isn't text.
-    """
-    from pathlib import Path
-
-    from tacit.privacy.errors import StorageError
-    from tacit.server.home import explained
-
-    try:
-        with explained(f"{name} can't be read"):
-            return Path(name).read_text("utf-8")
-    except UnicodeDecodeError as error:
-        raise StorageError(f"{name} isn't a checkpoint: it isn't text") from error
-
-
 def _what(body: dict[str, Any]) -> str:
     if body["kind"] == "RELEASE":
         name = f"{body['name']}@{body['number']} " if "name" in body else ""
@@ -254,4 +237,7 @@ def _what(body: dict[str, Any]) -> str:
         return f"{body['verdict']} by {body['key'].partition('+')[0]}: {body['note']}"
     if body["kind"] == "AUDIT":
         return f"{body['method']}, {body['stage']}"
+    if body["kind"] == "RESTORE":
+        known = "unknown" if body["known"] is None else body["known"]
+        return f"put back from a backup of {body['size']} leaves; newest known: {known}"
     return str(body["key"])

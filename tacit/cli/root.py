@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from tacit.cli import audit, ledger, models, plan, runs, simulate
+from tacit.cli import audit, backup, deploy, ledger, models, plan, runs, simulate
 
 app = typer.Typer(
     help="Federated learning with differential privacy.",
@@ -14,7 +14,10 @@ app = typer.Typer(
 )
 app.command("simulate")(simulate.simulate)
 app.command("plan")(plan.plan)
+app.command("backup")(backup.backup)
+app.command("restore")(backup.restore)
 app.add_typer(audit.app, name="audit")
+app.add_typer(deploy.app, name="deploy")
 app.add_typer(ledger.app, name="ledger")
 app.add_typer(models.app, name="models")
 app.add_typer(runs.app, name="runs")
