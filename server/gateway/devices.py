@@ -213,7 +213,7 @@ class Devices:
             free = next(k for k in range(len(taken) + 1) if k not in taken)
         if clients is not None and free >= clients:
             raise RefusedError("FULL", f"all of clients={clients} are enrolled or invited")
-        return free
+        return int(free)
 
     def _numbered(self, c: Connection, client: int) -> Any:
         return c.execute(

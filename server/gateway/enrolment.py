@@ -42,7 +42,7 @@ class Enrolment:
         limits = settings.limits
         self._bucket = Bucket(limits.enrolments_rate, limits.enrolments_burst)
 
-    def handler(self) -> grpc.GenericRpcHandler:
+    def handler(self) -> wire.Handler:
         """The service of devices that have no certificate yet."""
         methods = {"Enrol": wire.unary(self.enrol)}
         return grpc.method_handlers_generic_handler("tacit.edge.v1.Enrolment", methods)

@@ -96,7 +96,7 @@ class Service:
             await asyncio.gather(self._keeper, return_exceptions=True)
         log.info("the gateway has stopped")
 
-    def _handler(self) -> grpc.GenericRpcHandler:
+    def _handler(self) -> wire.Handler:
         methods = {
             "Connect": wire.duplex(self._connect),
             "Download": wire.streaming(self._download),

@@ -197,13 +197,13 @@ class Session:
     async def _read(self) -> None:
         async with self._within(self._limits.hello, "no hello in time"):
             data = await self._context.read()
-        if data is grpc.aio.EOF:
+        if data is wire.EOF:
             return
         await self._hello(self._parsed(data))
         while not self.over:
             async with self._patience():
                 data = await self._context.read()
-            if data is grpc.aio.EOF or self.over:
+            if data is wire.EOF or self.over:
                 return
             await self._take(self._parsed(data))
             pause = max(self._frames.take(1), self._bytes.take(len(data)))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar, cast
 
 import grpc
 from cryptography import x509
@@ -25,6 +25,10 @@ log = logging.getLogger("tacit.gateway")
 Context = grpc.aio.ServicerContext[Any, Any]
 M = TypeVar("M", bound=Message)
 T = TypeVar("T")
+Method: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
+Handler: TypeAlias = "grpc.GenericRpcHandler[Any, Any]"
+# What reading gives when the other side has nothing more to say.
+EOF: object = grpc.aio.EOF  # type: ignore[attr-defined]
 
 _CODES = {
     "MALFORMED": grpc.StatusCode.INVALID_ARGUMENT,
@@ -77,7 +81,7 @@ def parsed(kind: type[M], data: bytes) -> M:
         RefusedError: the bytes aren't one.
     """
     try:
-        return kind.FromString(data)
+        return cast("M", kind.FromString(data))
     except DecodeError as error:
         raise RefusedError("MALFORMED", f"not a {kind.DESCRIPTOR.name}") from error
 
@@ -88,22 +92,23 @@ def caller(context: Context) -> bytes:
     Raises:
         RefusedError: there is none.
     """
-    found = context.auth_context().get("x509_pem_cert", [])
+    found = list(context.auth_context().get("x509_pem_cert", []))
     if len(found) != 1:
         raise RefusedError("CERTIFICATE", "no certificate")
     return x509.load_pem_x509_certificate(bytes(found[0])).public_bytes(Encoding.DER)
 
 
-def unary(behaviour: Callable[[bytes, Context], Awaitable[Message]]) -> grpc.RpcMethodHandler:
+def unary(behaviour: Callable[[bytes, Context], Awaitable[Message]]) -> Method:
     """A method of one request and one reply, in which a refusal is a status."""
 
     async def call(data: bytes, context: Context) -> bytes:
-        return (await _refusing(behaviour(data, context), context)).SerializeToString()
+        reply = await _refusing(behaviour(data, context), context)
+        return bytes(reply.SerializeToString())
 
     return grpc.unary_unary_rpc_method_handler(call)
 
 
-def streaming(behaviour: Callable[[bytes, Context], Awaitable[None]]) -> grpc.RpcMethodHandler:
+def streaming(behaviour: Callable[[bytes, Context], Awaitable[None]]) -> Method:
     """A method of one request that writes its replies itself; a refusal is a status."""
 
     async def call(data: bytes, context: Context) -> None:
@@ -112,7 +117,7 @@ def streaming(behaviour: Callable[[bytes, Context], Awaitable[None]]) -> grpc.Rp
     return grpc.unary_stream_rpc_method_handler(call)
 
 
-def duplex(behaviour: Callable[[Context], Awaitable[None]]) -> grpc.RpcMethodHandler:
+def duplex(behaviour: Callable[[Context], Awaitable[None]]) -> Method:
     """A method that reads and writes by itself; a refusal is a status."""
 
     async def call(_: AsyncIterator[bytes], context: Context) -> None:
@@ -143,7 +148,7 @@ def refused(refusal: RefusedError) -> None:
     telemetry.refusal(_METERED.get(refusal.reason, refusal.reason))
 
 
-def server(handlers: list[grpc.GenericRpcHandler], limits: Limits, calls: int) -> grpc.aio.Server:
+def server(handlers: list[Handler], limits: Limits, calls: int) -> grpc.aio.Server:
     """A server with the limits that gRPC keeps by itself.
 
     Args:
