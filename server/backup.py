@@ -138,7 +138,7 @@ def _written(store: Store, files: _Files, scratch: Path, with_keys: bool) -> dic
         for path in _of_runs(home, c):
             files.add(path.relative_to(home.root).as_posix(), path)
         for path in sorted(home.keys.rglob("*")) if with_keys else []:
-            if path.is_file() and not path.name.startswith("."):
+            if path.is_file() and not path.name.startswith(".") and path.suffix != ".lock":
                 files.add(path.relative_to(home.root).as_posix(), path)
         directory = home.root / "clients" / "directory.json"
         if directory.is_file():

@@ -6,7 +6,8 @@ it is in its place; it is never put over something.
 What came after a backup is lost with the home, and what it charged. Only a checkpoint of as many
 leaves as the backup has says that nothing was, on the word of whoever gives it as the newest.
 Otherwise the loss has to be accepted: then runs begun before are over, and policies have to be
-set anew before more is charged. Whoever kept a newer checkpoint finds out in any case.
+set anew before more is charged, and devices' invitations made anew. Whoever kept a newer
+checkpoint finds out in any case.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from tacit.privacy.log import leaves
 from tacit.privacy.log.notes import signed
 from tacit.server import check
 from tacit.server import log as logs
+from tacit.server.gateway.tables import tokens
 from tacit.server.home import Home, explained
 from tacit.server.store import Store
 
@@ -91,6 +93,11 @@ def _said(store: Store, checkpoint: str | None, accept_loss: bool) -> dict[str, 
         raise _lossy(size, known)
     ended = [row["id"] for row in store.runs() if lossy and row["status"] in _OPEN]
     leaf = store.append(leaves.restore(size, known))
+    if lossy:
+        # Some may have been used since; a token is for one device.
+        with store.database.writing() as c:
+            unused = tokens.c.used_at.is_(None)
+            c.execute(tokens.update().where(unused).values(expires_at=0))
     for run in ended:
         store.abandon_open_charges(run, "crash")
         store.set_status(run, "failed", f"put back from a backup of {size} leaves")

@@ -22,6 +22,7 @@ from tacit.privacy.log import keyfile, leaves
 from tacit.privacy.policy import Policy
 from tacit.server import backup, check, restore
 from tacit.server.coordinator import RoundResult
+from tacit.server.gateway.devices import Devices
 from tacit.server.governance import Governance
 from tacit.server.home import Home
 from tacit.server.store import Store
@@ -252,6 +253,22 @@ def test_backups_while_a_run_goes_on(tmp_path: Path) -> None:
         copy = tmp_path / f"copy-{number}"
         restore.restore(str(tmp_path / f"backup-{number}"), str(copy), accept_loss=True)
         assert report(copy).holds
+
+
+@pytest.mark.parametrize("lossy", [True, False])
+def test_invitations_that_may_have_been_used_are_void(tmp_path: Path, lossy: bool) -> None:
+    store = Store(Home(tmp_path / "home"))
+    token = Devices(store.database, "p").invite(3600.0)
+    backup.make(store, str(tmp_path / "backup"))
+    (tmp_path / "newest").write_text(store.checkpoint())
+    store.close()
+    put_back(tmp_path, tmp_path / "copy", newest=None if lossy else "newest", lossy=lossy)
+    store = Store(Home(tmp_path / "copy"))
+    try:
+        assert Devices(store.database, "p").invited() == (0 if lossy else 1)
+        assert token
+    finally:
+        store.close()
 
 
 def test_keys_are_kept_apart(tmp_path: Path, command: Any) -> None:
