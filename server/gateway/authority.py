@@ -45,6 +45,8 @@ _BACKDATED, _BACKDATED_SERVER = timedelta(minutes=5), timedelta(days=1)
 _CA_LIFETIME, _SERVER_LIFETIME = timedelta(days=3650), timedelta(days=397)
 _URI = "tacit"
 _MAX_CSR = 4096
+# What `cryptography` raises over bytes from outside; not all of it is a ValueError.
+_UNREADABLE = (ValueError, TypeError, x509.InvalidVersion, UnsupportedAlgorithm, InvalidSignature)
 
 
 class Authority:
@@ -176,7 +178,7 @@ def request(der: bytes) -> x509.CertificateSigningRequest:
             raise RefusedError("KEY", "the key of csr isn't ECDSA P-256")
         if not found.is_signature_valid:
             raise RefusedError("PROOF", "csr isn't signed by its own key")
-    except (ValueError, TypeError, UnsupportedAlgorithm, InvalidSignature) as error:
+    except _UNREADABLE as error:
         raise RefusedError("MALFORMED", "csr isn't a PKCS#10 request in DER") from error
     return found
 

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from planned import plan
 
 from tacit.client.caps import Caps
 from tacit.client.floors import Floors
 from tacit.privacy.errors import ConfigError, RoundError, StorageError
-from tests.support.planned import plan
 
 
 def written(folder: Path, body: Any) -> Path:

@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from planned import BY_RECORDS, COUNTS, EVALUATION, RECORD, plan
 
 from tacit.client import ledger as module
 from tacit.client import spend
 from tacit.client.ledger import Caps, ClientLedger, Participation, Refused
 from tacit.privacy.errors import ConfigError, RoundError, StorageError
 from tacit.privacy.plan import PrivacyPlan
-from tests.support.planned import BY_RECORDS, COUNTS, EVALUATION, RECORD, plan
 
 PLAN = plan()
 BOTH = plan(record=RECORD, evaluation=EVALUATION, counts=COUNTS)
@@ -96,7 +96,7 @@ def test_a_charge_is_on_disk_when_it_returns(path: Path) -> None:
         "import os, signal, sys\n"
         "from pathlib import Path\n"
         "from tacit.client.ledger import Caps, ClientLedger, Participation\n"
-        "from tests.support.planned import plan\n"
+        "from planned import plan\n"
         "ledger = ClientLedger(Path(sys.argv[1]), Caps())\n"
         "ledger.charge(Participation('r', 1, 0, 'train', plan(), 's'))\n"
         "os.kill(os.getpid(), signal.SIGKILL)\n"

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from planned import BY_RECORDS, COUNTS, EVALUATION, RECORD, UPDATES, plan
 
 from tacit.client import spend
 from tacit.privacy.accountant import Accountant
@@ -19,7 +20,6 @@ from tacit.privacy.claims import Claim
 from tacit.privacy.discrete import renyi
 from tacit.privacy.errors import ConfigError
 from tacit.privacy.events import Event, SampledDiscreteGaussian, SampledGaussian, SampledSkellam
-from tests.support.planned import BY_RECORDS, COUNTS, EVALUATION, RECORD, UPDATES, plan
 
 DELTA = 1e-5
 
