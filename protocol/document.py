@@ -207,17 +207,17 @@ def _from_fields(held: Any) -> RunDocument:
     _same("document", held, known)
     if held["version"] != VERSION or isinstance(held["version"], bool):
         raise ConfigError(f"version={held['version']!r} must be {VERSION}")
-    training = held["training"]
-    _same("training", training, {field.name for field in fields(Training)})
+    _same("training", held["training"], {field.name for field in fields(Training)})
+    # JSON has one kind of number: 1.0 is written as 1.
+    training: dict[str, Any] = {
+        k: float(v) if type(v) is int and k != "steps" else v for k, v in held["training"].items()
+    }
     evaluation = held["evaluation"]
     return RunDocument(
         run=held["run"],
         population=held["population"],
         plan=read(held["plan"]),
-        # JSON has one kind of number: 1.0 is written as 1.
-        training=Training(
-            **{k: float(v) if type(v) is int and k != "steps" else v for k, v in training.items()}
-        ),
+        training=Training(**training),
         frozen=held["frozen"],
         step=from_fields(held["step"]),
         evaluation=None if evaluation is None else from_fields(evaluation),

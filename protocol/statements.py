@@ -50,3 +50,8 @@ def attestation(population: str, client: int, identity: bytes) -> bytes:
 def document(body: bytes) -> bytes:
     """Of the coordinator: devices may train by this run document."""
     return derive("run document", body)
+
+
+def manifest(body: bytes) -> bytes:
+    """Of the coordinator: the graphs of this manifest are for devices (`tacit.protocol.folder`)."""
+    return derive("device manifest", body)

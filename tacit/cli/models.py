@@ -73,12 +73,58 @@ def show(model: Reference, as_json: JsonOption = False, home: HomeOption = None)
 
 @app.command()
 def export(
-    model: Reference,
-    to: Annotated[str, typer.Option("--to", metavar="FILE", help="Where to write it.")],
+    model: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="MODEL",
+            help="NAME, NAME@NUMBER or a digest's prefix; with --device a run's settings.",
+        ),
+    ] = None,
+    to: Annotated[
+        str | None, typer.Option("--to", metavar="PATH", help="Where to write it.")
+    ] = None,
+    device: Annotated[
+        bool, typer.Option("--device", help="Graphs for devices, checked beside Opacus, signed.")
+    ] = False,
+    microbatch: Annotated[
+        int | None, typer.Option(help="With --device: records of one call on a device.")
+    ] = None,
+    verify: Annotated[
+        str | None, typer.Option(metavar="DIR", help="Check a folder that --device wrote.")
+    ] = None,
+    key: Annotated[
+        str | None, typer.Option(metavar="HEX", help="With --verify: the coordinator's key.")
+    ] = None,
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> None:
-    """Write a version's safetensors file, after checking its digest."""
+    """Write a version's safetensors file, or with --device a run's graphs for devices.
+
+    tacit models export MODEL --to FILE; tacit models export --device SETTING=VALUE... --to DIR;
+    tacit models export --verify DIR --key HEX.
+    """
+    from tacit.cli import device as devices
+    from tacit.privacy.errors import ConfigError
+
+    words = model or []
+    if verify is not None:
+        devices.check(verify, key, as_json)
+        return
+    if to is None:
+        raise ConfigError("--to is missing", "say where to write it")
+    if device:
+        devices.export(words, to, home, microbatch, as_json)
+        return
+    if len(words) != 1:
+        raise ConfigError(
+            f"MODEL={' '.join(words)} must be one version",
+            "NAME, NAME@NUMBER or a digest's prefix; a run's settings go with --device",
+        )
+    _version(words[0], to, as_json, home)
+
+
+def _version(model: str, to: str, as_json: bool, home: str | None) -> None:
+    """Writes a version's safetensors file, after checking its digest."""
     from pathlib import Path
 
     from tacit.privacy.errors import StorageError

@@ -10,6 +10,7 @@ arithmetic, nor a model whose gradients are wrong only where no made-up record r
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -211,7 +212,10 @@ def _opacus(task: Task, model: nn.Module, start: Vector, x: Tensor, y: Tensor) -
     vector.write(twin, start)
     try:
         module = GradSampleModule(twin, loss_reduction="mean")
-        torch.autograd.backward(task.loss(module(x), y))
+        with warnings.catch_warnings():
+            # Opacus hooks modules whose inputs need no gradients.
+            warnings.filterwarnings("ignore", message="Full backward hook is firing")
+            torch.autograd.backward(task.loss(module(x), y))
     except (NotImplementedError, RuntimeError, ValueError, IndexError) as error:
         raise ModelError(f"Opacus can't take the model's gradients: {_said(error)}") from error
     taken = []

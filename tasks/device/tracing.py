@@ -11,6 +11,7 @@ import contextlib
 import hashlib
 import logging
 import re
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -153,11 +154,15 @@ def _refusal(error: Exception) -> ModelError:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the exporter's lines on packages that aren't there."""
+    """Without the exporter's lines on packages that aren't there, and torch's on itself."""
     logger = logging.getLogger("torch.onnx._internal.exporter._registration")
     before = logger.level
     logger.setLevel(logging.ERROR)
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.filterwarnings(
+                "ignore", message=".*isinstance.treespec", category=FutureWarning
+            )
+            yield
     finally:
         logger.setLevel(before)
