@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import queue
+import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,11 +15,16 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
+from flwr.app import Message
 
+from tacit.configs import wire
 from tacit.privacy.secagg.keys import Identity
 from tacit.protocol import edge_pb2 as pb
 from tacit.protocol import edge_pb2_grpc as rpc
 from tacit.protocol import statements
+from tacit.server.gateway.grid import FIRST_NODE, GatewayGrid, opened
+from tacit.server.gateway.settings import Limits, Pace, Settings
+from tacit.server.home import Home
 
 PATIENCE = 30.0
 _CONNECT = "/tacit.edge.v1.Gateway/Connect"
@@ -201,6 +207,89 @@ def stream(device: Credentials, port: int) -> Iterator[Stream]:
         yield made
     finally:
         made.close()
+
+
+@dataclass
+class Place:
+    """A gateway that runs."""
+
+    grid: GatewayGrid
+
+    @property
+    def ca(self) -> bytes:
+        return self.grid.authority.certificate
+
+    @property
+    def port(self) -> int:
+        return self.grid.port
+
+    def device(self, client: int | None = None) -> Credentials:
+        token = self.grid.devices.invite(3600, client)
+        return enrol(self.grid.enrol_port, self.ca, token)
+
+    @contextlib.contextmanager
+    def stream(self, device: Credentials) -> Iterator[Stream]:
+        with stream(device, self.port) as made:
+            yield made
+
+    @contextlib.contextmanager
+    def ready(self, device: Credentials) -> Iterator[Stream]:
+        with stream(device, self.port) as made:
+            yield made.begin()
+
+    def push(
+        self, body: bytes, client: int = 0, kind: str = "query.share", ttl: float = PATIENCE
+    ) -> str:
+        """Lays one task down; its id."""
+        return self.push_all(body, [client], kind, ttl)[0]
+
+    def push_all(
+        self, body: bytes, clients: list[int], kind: str = "query.share", ttl: float = PATIENCE
+    ) -> list[str]:
+        messages = [
+            Message(wire.content(body, secrets.token_bytes(16)), FIRST_NODE + client, kind, ttl=ttl)
+            for client in clients
+        ]
+        return list(self.grid.push_messages(messages))
+
+    def pull(self, identifier: str) -> Message:
+        """The reply to a task, once there is one."""
+        found: list[Message] = []
+
+        def came() -> bool:
+            found.extend(self.grid.pull_messages([identifier]))
+            return bool(found)
+
+        until(came)
+        assert found[0].metadata.reply_to_message_id == identifier
+        return found[0]
+
+    def empty(self) -> bool:
+        """Whether nothing is kept: no task, no reply, no body, no answer."""
+        return self.grid._desk.size == (0, 0, 0) and self.grid.held == 0
+
+
+Gateway = Callable[..., contextlib.AbstractContextManager[Place]]
+_PACE = ("check_in", "retry", "longest", "rate")
+_OWN = ("clients", "certificate", "drain", "look", "hosts", "listen", "enrol")
+
+
+@contextlib.contextmanager
+def serving(home: Home, **more: Any) -> Iterator[Place]:
+    """A gateway on a home; limits, pace and other settings as keywords."""
+    settings = Settings(
+        population="tests",
+        **{
+            "clients": 100,
+            "drain": 2.0,
+            "look": 0.2,
+            **{k: more.pop(k) for k in _OWN if k in more},
+        },
+        pace=Pace(**{k: more.pop(k) for k in _PACE if k in more}),
+        limits=Limits(**more),
+    )
+    with opened(home, settings) as grid:
+        yield Place(grid)
 
 
 def until(holds: Any, seconds: float = PATIENCE) -> None:

@@ -1,0 +1,116 @@
+"""One Grid over several: a federation whose clients are reached in different ways.
+
+Silos on SuperNodes, devices behind the gateway and clients in this process are parts with
+nodes of their own; the coordinator sees one Grid and one table of nodes. Guarantees: a client
+and a node belong to one part, a message goes to the part of its node, and a reply is that to
+the message it was pushed as, even where two parts give out the same ids.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping
+
+from flwr.app import Message, RecordDict
+from flwr.serverapp import Grid
+from flwr.supercore.run import Run
+
+from tacit.privacy.errors import ConfigError
+from tacit.server import outside
+
+_POLL = 0.05
+
+
+class JointGrid(Grid):
+    """Several Grids as one.
+
+    Args:
+        parts: each Grid, and the node id of each client that it reaches.
+
+    Attributes:
+        nodes: the node id of each client.
+
+    Raises:
+        ConfigError: there is no part, or two have a client or a node in common.
+    """
+
+    def __init__(self, *parts: tuple[Grid, Mapping[int, int]]) -> None:
+        if not parts:
+            raise ConfigError("a joint grid needs parts")
+        self._run = outside.prepare()
+        self._parts = [grid for grid, _ in parts]
+        self._part: dict[int, int] = {}
+        self.nodes: dict[int, int] = {}
+        for place, (_, nodes) in enumerate(parts):
+            for client, node in nodes.items():
+                if client in self.nodes:
+                    raise ConfigError(f"client={client} is in two parts of the federation")
+                if node in self._part:
+                    raise ConfigError(f"node={node} is two clients'")
+                self.nodes[client], self._part[node] = node, place
+
+    def set_run(self, run: Run) -> None:
+        """Part of Flower's interface; the parts have their own."""
+        self._run = run
+
+    @property
+    def run(self) -> Run:
+        """Flower's record of the run."""
+        return self._run
+
+    def create_message(
+        self,
+        content: RecordDict,
+        message_type: str,
+        dst_node_id: int,
+        group_id: str,
+        ttl: float | None = None,
+    ) -> Message:
+        """A message to a node."""
+        return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
+
+    def get_node_ids(self) -> Iterable[int]:
+        """The nodes of all parts that are there now and are clients'."""
+        return [n for grid in self._parts for n in grid.get_node_ids() if n in self._part]
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        """Pushes each message to the part of its node; an unknown node's isn't accepted."""
+        messages = list(messages)
+        made = [""] * len(messages)
+        for place, grid in enumerate(self._parts):
+            mine = [k for k, m in enumerate(messages) if self._place(m) == place]
+            pushed = grid.push_messages([messages[k] for k in mine]) if mine else []
+            for k, identifier in zip(mine, pushed, strict=True):
+                made[k] = f"{place}:{identifier}" if identifier else ""
+        return made
+
+    def _place(self, message: Message) -> int | None:
+        return self._part.get(message.metadata.dst_node_id)
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        """Yields the replies of all parts as they come; parts that are slow hold up none."""
+        asked: dict[int, list[str]] = {}
+        for identifier in message_ids:
+            place, _, own = identifier.partition(":")
+            asked.setdefault(int(place), []).append(own)
+        for place, own in asked.items():
+            for reply in self._parts[place].pull_messages(own):
+                outside.answers(reply, f"{place}:{reply.metadata.reply_to_message_id}")
+                yield reply
+
+    def send_and_receive(
+        self, messages: Iterable[Message], *, timeout: float | None = None
+    ) -> Iterable[Message]:
+        """Pushes, and pulls until all have replied or time is up."""
+        waiting = {i for i in self.push_messages(messages) if i}
+        end = None if timeout is None else time.monotonic() + timeout
+        found: list[Message] = []
+        while waiting:
+            came = list(self.pull_messages(waiting))
+            waiting -= {reply.metadata.reply_to_message_id for reply in came}
+            found += came
+            if end is not None and time.monotonic() > end:
+                break
+            if waiting and not came:
+                time.sleep(_POLL)
+        return found
