@@ -74,14 +74,31 @@ def restore(
         with tempfile.TemporaryDirectory(prefix=".restore-", dir=place.parent) as scratch:
             folder = Path(scratch) / "home"
             with unpacked(Path(archive), folder, Path(key) if key else None) as store:
-                found = _said(store, checkpoint, accept_loss)
+                found = declare(store, checkpoint, accept_loss)
             os.rename(folder, place)
             sync(place.parent)
     return {"home": str(place), **found}
 
 
-def _said(store: Store, checkpoint: str | None, accept_loss: bool) -> dict[str, Any]:
-    """Verifies what was put back, and says in its ledger that it was."""
+def declare(
+    store: Store, checkpoint: str | None = None, accept_loss: bool = False
+) -> dict[str, Any]:
+    """Verifies a home that was put back, and says in its ledger that it was.
+
+    `restore` calls it; call it by yourself where other tools put the database back.
+
+    Args:
+        store: of the home; nobody uses it meanwhile.
+        checkpoint: see `restore`.
+        accept_loss: see `restore`.
+
+    Returns:
+        As `restore`, without ``home``.
+
+    Raises:
+        MessageError: see `restore`.
+        StorageError: see `restore`.
+    """
     with store.database.reading() as c:
         size, origin = logs.size(c), logs.first_key(c)["origin"]
     known = None if checkpoint is None else _known(checkpoint, origin)

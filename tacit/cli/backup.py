@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -29,21 +29,27 @@ def backup(
     print("it holds secrets: keep it as you keep the home")
 
 
+Newest = Annotated[
+    str | None,
+    typer.Option(
+        "--checkpoint", metavar="NOTE", help="The newest one of the ledger that anybody has."
+    ),
+]
+AcceptLoss = Annotated[
+    bool,
+    typer.Option(
+        "--accept-loss",
+        help="Go on although charges may be lost: runs begun before are over, policies must be "
+        "set anew.",
+    ),
+]
+
+
 def restore(
     archive: Annotated[str, typer.Argument(metavar="FILE", help="The backup.")],
     to: Annotated[str, typer.Option("--to", metavar="HOME", help="A folder that isn't there yet.")],
-    checkpoint: Annotated[
-        str | None,
-        typer.Option(metavar="NOTE", help="The newest checkpoint of the ledger that anybody has."),
-    ] = None,
-    accept_loss: Annotated[
-        bool,
-        typer.Option(
-            "--accept-loss",
-            help="Go on although charges may be lost: runs begun before are over, policies must "
-            "be set anew.",
-        ),
-    ] = False,
+    checkpoint: Newest = None,
+    accept_loss: AcceptLoss = False,
     key: Annotated[
         str | None,
         typer.Option(metavar="FILE", help="The ledger's key, where the backup has none."),
@@ -55,10 +61,28 @@ def restore(
 
     note = read_text(checkpoint) if checkpoint is not None else None
     found = put_back(archive, to, note, accept_loss, key)
+    _say(found, as_json, f"{found['leaves']} leaves -> {found['home']}")
+
+
+def restored(
+    checkpoint: Newest = None,
+    accept_loss: AcceptLoss = False,
+    as_json: JsonOption = False,
+    home: HomeOption = None,
+) -> None:
+    """Say in the ledger that other tools put its database back; tacit restore does so itself."""
+    from tacit.server.restore import declare
+
+    note = read_text(checkpoint) if checkpoint is not None else None
+    found = declare(open_store(home), note, accept_loss)
+    _say(found, as_json, f"the ledger was put back with {found['leaves']} leaves")
+
+
+def _say(found: dict[str, Any], as_json: bool, what: str) -> None:
     if as_json:
         print_json(found)
         return
-    print(f"{found['leaves']} leaves -> {found['home']}; leaf {found['leaf']} says so")
+    print(f"{what}; leaf {found['leaf']} says so")
     for run in found["runs"]:
         print(f"run {run} is over: what it charged since the backup isn't known")
     print("invitations and revocations since the backup are lost too: see docs/operate.md")

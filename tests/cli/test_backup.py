@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import shutil
+import subprocess
 import sys
 import tarfile
 import threading
@@ -13,6 +15,7 @@ from typing import Any, NamedTuple
 
 import governing
 import pytest
+from postgres import Postgres, binaries
 from tiny import TINY, make_tiny
 
 import tacit
@@ -412,7 +415,51 @@ def test_a_piece_of_an_archive(older: Path, tmp_path: Path, part: float) -> None
 
 
 @pytest.mark.parametrize("url", ["postgresql"], indirect=True)
-def test_postgresql_has_its_own_tools(store: Store, tmp_path: Path) -> None:
+def test_postgresql_has_its_own_tools(
+    store: Store, postgres: Postgres, tmp_path: Path, command: Any
+) -> None:
     with pytest.raises(TacitError, match="isn't in the home") as refused:
         backup.make(store, str(tmp_path / "backup"))
     assert "pg_dump" in refused.value.hint
+    governing.new_run(store, "a", governing.PLAN)
+    dumped(postgres, "pg_dump", "-Fc", "-f", postgres.folder / "dump", named(store))
+    kept = shutil.copytree(store.home.root, tmp_path / "kept")
+    governing.charge(store, Governance(store), "a")
+    (tmp_path / "newest").write_text(store.checkpoint())
+    other = postgres.fresh()
+    dumped(
+        postgres,
+        "pg_restore",
+        "-d",
+        other.split("?")[0].rsplit("/", 1)[1],
+        postgres.folder / "dump",
+    )
+    (kept / "database.url").write_text(f"{other}\n")
+    line = ["ledger", "restored", "--checkpoint", str(tmp_path / "newest"), "--home", str(kept)]
+    said = command(*line)
+    assert said.status == 2
+    assert "aren't in the backup" in said.err
+    said = command(*line, "--accept-loss")
+    assert said.status == 0, said.err
+    again = Store(Home(kept))
+    assert again.run("a")["status"] == "failed"
+    assert check.verify(again).holds
+    again.close()
+
+
+def named(store: Store) -> str:
+    return str(store.database.url.database)
+
+
+def dumped(postgres: Postgres, program: str, *arguments: str | Path) -> None:
+    """One of PostgreSQL's own programs, as who runs the server."""
+    user = "postgres" if os.geteuid() == 0 else None
+    command = [str(binaries() / program), "-h", str(postgres.folder), "-U", "tacit"]
+    done = subprocess.run(
+        [*command, *map(str, arguments)],
+        user=user,
+        cwd=postgres.folder,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
