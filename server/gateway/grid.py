@@ -152,8 +152,13 @@ class GatewayGrid(Grid):
                 places.append(place)
         for place, identifier in zip(places, self._desk.lay(laid), strict=True):
             made[place] = identifier
-        self._loop.call_soon_threadsafe(self._service.hall.wake, [client for client, _ in laid])
+        self._tell(self._service.hall.wake, [client for client, _ in laid])
         return made
+
+    def _tell(self, what: Callable[[T], object], value: T) -> None:
+        """Calls something on the event loop; once that has stopped, nothing is due there."""
+        with contextlib.suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(what, value)
 
     def _told(self, message: Message) -> str:
         """Which client a node is, which the gateway knows without asking, or an error."""
@@ -172,7 +177,7 @@ class GatewayGrid(Grid):
         """The replies that have come."""
         found, held = self._desk.pick(list(message_ids))
         if held:
-            self._loop.call_soon_threadsafe(self._service.hall.held.give, held)
+            self._tell(self._service.hall.held.give, held)
         return found
 
     def send_and_receive(

@@ -40,6 +40,8 @@ _MAX_AGENT, _MAX_TEXT = 64, 200
 # What begins something new isn't sent to a device that says it isn't ready; the legs of a
 # session that it is in are, since without them the others' work is lost.
 _BEGINNING = frozenset({"query.advertise", "train", "evaluate"})
+# Clients whose lookup counts as one frame more.
+_LOOKED_UP = 64
 # For the last frame of a stream that ends.
 _FAREWELL = 5.0
 
@@ -86,8 +88,7 @@ class Session:
             self._drop()
             self.gone.set_result(None)
         if problem is not None:
-            wire.refused(problem)
-            await self._context.abort(wire.code(problem.reason), problem.why)
+            raise problem
 
     async def _farewell(self, problem: RefusedError | None, writer: asyncio.Task[None]) -> None:
         """Says why the stream ends, to a device that still reads."""
@@ -342,6 +343,7 @@ class Session:
         if len(asked.clients) > self._limits.lookup:
             raise RefusedError("TOO_LARGE", f"a lookup has at most {self._limits.lookup} clients")
         wanted = list(dict.fromkeys(asked.clients))
+        self._frames.take(len(wanted) / _LOOKED_UP)
         found = await self._hall.lookup(wanted)
         unknown = [k for k in wanted if k not in found]
         # As many frames as it takes: an entry has some 110 bytes.

@@ -6,6 +6,7 @@ refuse and to log, not the library's to trip over.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, TypeAlias, TypeVar, cast
@@ -131,8 +132,12 @@ async def _refusing(call: Awaitable[T], context: Context) -> T:
         return await call
     except RefusedError as refusal:
         refused(refusal)
-        await context.abort(code(refusal.reason), refusal.why)
-        raise  # Not reached: abort raises.
+        try:
+            await context.abort(code(refusal.reason), refusal.why)
+        except grpc.aio.InternalError as error:
+            # The other side is gone: there is no call any more that could end otherwise.
+            raise asyncio.CancelledError from error
+        raise AssertionError from refusal  # abort raises
 
 
 def attestation(device: Device) -> pb.Attestation:
