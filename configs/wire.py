@@ -166,6 +166,6 @@ def _verify(
     client, public = who
     signature = _record(message).get(_SIGNATURE)
     if not isinstance(signature, bytes):
-        raise MessageError(f"a reply for client {client} that isn't signed")
+        raise MessageError("a reply that isn't signed")
     if not verify(public, signature, statements.reply(*asked, client, said)):
-        raise MessageError(f"a reply that client {client} didn't sign, or not to this request")
+        raise MessageError("a reply that its client didn't sign, or not to this request")

@@ -2,22 +2,52 @@
 
 A leg knows nothing of what it carries, so a protocol of several legs is several calls.
 Works on any Flower `Grid`. Replies are matched by the id of the message they answer, never
-by the sender's word; a second reply to one request is dropped.
+by the sender's word.
+
+Guarantees, with a directory: what is yielded as a client's reply was signed by that client for
+this very request, whoever brought it; anything else is counted, logged, and waited past. One
+reply is yielded for each client, and none after the deadline, which is the leg's own and not
+Flower's. With ``resend`` a request is sent again, its nonce the same, to who hasn't answered:
+messages are lost with the node that pulled them. Clients give one answer however often they are
+asked (`tacit.client.member`), so the first one is as good as any.
+It doesn't guarantee that an error is from its client: those aren't signed. An authenticated node
+that gets hold of another's request can cost that client its place in the leg, and no more.
 """
 
 from __future__ import annotations
 
+import logging
+import os
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from flwr.app import ConfigRecord, RecordDict
 from flwr.app import Message as FlowerMessage
+from flwr.app import RecordDict
+from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid
 
 from tacit.configs import wire
-from tacit.privacy.errors import RoundError
+from tacit.privacy.errors import MessageError
 from tacit.privacy.messages import Message
+from tacit.privacy.secagg.directory import Directory
+from tacit.protocol.statements import NONCE_BYTES
+from tacit.server import telemetry
+from tacit.server.census import Census
+from tacit.server.census import census as census
+
+log = logging.getLogger("tacit.legs")
+
+# What Flower says when a message or its reply was lost on the way, or its process ended: the
+# client hasn't refused. The first come up to a minute late, and not from the client's node.
+_LOST = frozenset(
+    {
+        ErrorCode.MESSAGE_UNAVAILABLE,
+        ErrorCode.REPLY_MESSAGE_UNAVAILABLE,
+        ErrorCode.NODE_UNAVAILABLE,
+        ErrorCode.CLIENT_APP_CRASHED,
+    }
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +57,8 @@ class Reply:
     Attributes:
         client: the client's number.
         message: the reply, or None.
-        problem: why there is none: "error", or "no reply" after the deadline.
+        problem: why there is none: "error", "refused" (it wasn't the client's), or "no reply"
+            after the deadline.
         detail: of an error, for the operator's eyes.
     """
 
@@ -42,9 +73,12 @@ class Legs:
 
     Args:
         grid: Flower's.
-        nodes: each client's node id.
+        nodes: each client's node id; clients that have none are looked for where there are
+            both a directory and ``resend``.
         deadline: seconds after which a leg is over; None waits for all.
         poll: seconds between two looks when nothing has come.
+        directory: the clients' keys; where it is given, replies have to be signed.
+        resend: seconds after which an unanswered request is sent again; None never does.
     """
 
     def __init__(
@@ -53,9 +87,14 @@ class Legs:
         nodes: Mapping[int, int],
         deadline: float | None = None,
         poll: float = 0.1,
+        directory: Directory | None = None,
+        resend: float | None = None,
     ) -> None:
         self._grid, self._nodes = grid, nodes
         self._deadline, self._poll = deadline, poll
+        self._directory, self._resend = directory, resend
+        looking = directory is not None and resend is not None
+        self._census = Census(grid, directory) if looking else None
 
     def exchange(
         self,
@@ -69,82 +108,189 @@ class Legs:
                 a name, as ``query.share``.
             requests: what each client is sent.
         """
-        # Requests are mostly one and the same.
-        different = {id(r): r for r in requests.values()}
-        contents = {key: wire.pack(r) for key, r in different.items()}
-        group = next((str(r.round) for r in requests.values()), "")
-        clients = list(requests)
-        messages = [
-            FlowerMessage(
-                contents[id(requests[k])],
-                dst_node_id=self._nodes[k],
-                message_type=kind,
-                group_id=group,
-            )
-            for k in clients
-        ]
-        ids = list(self._grid.push_messages(messages))
-        waiting = {i: k for i, k in zip(ids, clients, strict=True) if i}
-        yield from (
-            Reply(k, None, "error", "not accepted for sending")
-            for i, k in zip(ids, clients, strict=True)
-            if not i
-        )
-        end = None if self._deadline is None else time.monotonic() + self._deadline
-        while waiting:
+        began, answered = time.monotonic(), 0
+        leg = _Leg(kind, requests, self._directory is not None)
+        end = None if self._deadline is None else began + self._deadline
+        for reply in self._run(leg, end):
+            answered += reply.message is not None
+            outcome = "answered" if reply.message is not None else reply.problem.replace(" ", "_")
+            telemetry.reply(kind, outcome)
+            yield reply
+        telemetry.leg(kind, time.monotonic() - began, len(requests), answered)
+
+    def _run(self, leg: _Leg, end: float | None) -> Iterator[Reply]:
+        self._push(leg, list(leg.waiting))
+        yield from self._lost(leg)
+        while leg.waiting:
             came = False
-            for message in self._grid.pull_messages(list(waiting)):
-                client = waiting.pop(message.metadata.reply_to_message_id, None)
+            for message in self._grid.pull_messages([*leg.ids, *self._questions()]):
+                if self._census is not None and self._census.take([message]):
+                    continue
+                client = leg.ids.get(message.metadata.reply_to_message_id)
                 if client is None:
                     continue
                 came = True
-                if message.has_error():
-                    yield Reply(client, None, "error", message.error.reason or "")
-                else:
-                    yield Reply(client, message)
+                reply = self._judged(leg, client, message)
+                if reply is not None:
+                    leg.done(client)
+                    yield reply
+            yield from self._lost(leg)
             if end is not None and time.monotonic() > end:
                 break
-            if not came and waiting:
+            self._send_again(leg)
+            if not came and leg.waiting:
                 time.sleep(self._poll)
-        yield from (Reply(client, None, "no reply") for client in waiting.values())
+        for client, asked in list(leg.waiting.items()):
+            problem = "refused" if asked.forged else "no reply"
+            yield Reply(client, None, problem, asked.forged or asked.detail)
+
+    # The way there
+
+    def _push(self, leg: _Leg, clients: list[int]) -> None:
+        """Sends their requests to those of the clients whose node is known."""
+        due = time.monotonic() + (self._resend or 0.0)
+        messages, to = [], []
+        for client in clients:
+            leg.waiting[client].due = due
+            node = self._node(client)
+            if node is None:
+                leg.waiting[client].detail = "it isn't connected"
+                continue
+            to.append(client)
+            messages.append(
+                FlowerMessage(
+                    leg.content(client),
+                    dst_node_id=node,
+                    message_type=leg.kind,
+                    group_id=leg.group,
+                    # Flower's clocks are those of two machines; ours is the one that ends a leg.
+                    ttl=self._deadline,
+                )
+            )
+        ids = list(self._grid.push_messages(messages)) if messages else []
+        if len(ids) != len(messages):
+            # Too much at once, and nothing was taken.
+            ids = [next(iter(self._grid.push_messages([m])), "") for m in messages]
+        for client, identifier in zip(to, ids, strict=True):
+            if identifier:
+                leg.ids[identifier] = client
+                leg.waiting[client].ids.add(identifier)
+            else:
+                leg.waiting[client].detail = "not accepted for sending"
+
+    def _send_again(self, leg: _Leg) -> None:
+        if self._resend is None:
+            return
+        now = time.monotonic()
+        due = [client for client, asked in leg.waiting.items() if asked.due <= now]
+        if not due:
+            return
+        if self._census is not None:
+            self._census.look({*self._nodes.values(), *self._census.nodes.values()})
+        log.info("%s: %d requests are sent again", leg.kind, len(due))
+        telemetry.resent(leg.kind, len(due))
+        self._push(leg, due)
+
+    def _node(self, client: int) -> int | None:
+        """Where a client is; a node that it was found at later counts more."""
+        found = self._census.nodes.get(client) if self._census is not None else None
+        return self._nodes.get(client) if found is None else found
+
+    def _questions(self) -> list[str]:
+        return list(self._census.waiting) if self._census is not None else []
+
+    # The way back
+
+    def _judged(self, leg: _Leg, client: int, message: FlowerMessage) -> Reply | None:
+        """What a message means for its client; None if it is waited for further."""
+        asked, identifier = leg.waiting[client], message.metadata.reply_to_message_id
+        if message.has_error():
+            reason = message.error.reason or ""
+            if message.error.code not in _LOST or (self._resend is None and not asked.forged):
+                return Reply(client, None, "error", reason)
+            leg.drop(client, identifier)
+            asked.detail = reason
+            return None
+        if self._directory is None or asked.nonce is None:
+            return Reply(client, message)
+        try:
+            public = self._directory.public(client)
+            if public is None:
+                raise MessageError("a client that isn't in the directory")
+            wire.check(message, (asked.nonce, leg.kind), client, public)
+        except MessageError as error:
+            asked.forged = error.message
+            telemetry.reply(leg.kind, "forged")
+            log.warning("%s: a reply was refused: %s", leg.kind, error.message)
+            if self._deadline is None:
+                # Nothing would end the wait for another reply to the same message.
+                leg.drop(client, identifier)
+            return None
+        return Reply(client, message)
+
+    def _lost(self, leg: _Leg) -> Iterator[Reply]:
+        """Gives up those for whom nothing is under way and nothing will be sent again."""
+        if self._resend is not None:
+            return
+        for client, asked in list(leg.waiting.items()):
+            if not asked.ids:
+                leg.done(client)
+                problem = "refused" if asked.forged else "error"
+                yield Reply(client, None, problem, asked.forged or asked.detail)
 
 
-def census(grid: Grid, clients: int, wait: float = 120.0) -> dict[int, int]:
-    """Asks every node which client it is; Flower's node ids differ from run to run.
+@dataclass(slots=True)
+class _Asked:
+    """A client that hasn't answered.
 
-    Returns:
-        The node id of each client number below ``clients``.
-
-    Raises:
-        RoundError: a client is missing after ``wait`` seconds, or is claimed twice.
+    Attributes:
+        nonce: of its request, however often it is sent.
+        due: when it is sent again.
+        ids: of the messages that may be answered yet.
+        forged: why a reply was refused.
+        detail: of the last message that was lost.
     """
-    end = time.monotonic() + wait
-    nodes = list(grid.get_node_ids())
-    while len(nodes) < clients and time.monotonic() < end:
-        time.sleep(0.5)
-        nodes = list(grid.get_node_ids())
-    # A query's content can't be empty, so it carries a word.
-    content = RecordDict({"tacit": ConfigRecord({"ask": "client"})})
-    replies = grid.send_and_receive(
-        [FlowerMessage(content, dst_node_id=n, message_type="query") for n in nodes],
-        timeout=max(1.0, end - time.monotonic()),
-    )
-    found: dict[int, int] = {}
-    problem = ""
-    for reply in replies:
-        if reply.has_error():
-            problem = problem or f"; one said: {reply.error.reason}"
-            continue
-        record = reply.content.get("tacit")
-        client = record.get("client") if isinstance(record, ConfigRecord) else None
-        if not isinstance(client, int) or not 0 <= client < clients:
-            continue
-        if client in found:
-            raise RoundError(f"two nodes say they are client {client}", "check partition-id")
-        found[client] = reply.metadata.src_node_id
-    if len(found) < clients:
-        raise RoundError(
-            f"clients={clients} but {len(found)} of {len(nodes)} nodes answered{problem}",
-            "start more nodes (--federation-config num-supernodes=) or lower clients=",
-        )
-    return found
+
+    nonce: bytes | None
+    due: float = 0.0
+    ids: set[str] = field(default_factory=set)
+    forged: str = ""
+    detail: str = ""
+
+
+class _Leg:
+    """The clients of one leg that are waited for, and the messages to them.
+
+    Args:
+        kind: of the messages.
+        requests: what each client is sent.
+        signed: whether replies have to be.
+    """
+
+    def __init__(self, kind: str, requests: Mapping[int, Message], signed: bool) -> None:
+        self.kind, self._requests = kind, requests
+        self.group = next((str(r.round) for r in requests.values()), "")
+        # Requests are mostly one and the same.
+        self._bodies = {id(r): r.encode() for r in {id(r): r for r in requests.values()}.values()}
+        self._contents: dict[int, RecordDict] = {}
+        self.waiting = {k: _Asked(os.urandom(NONCE_BYTES) if signed else None) for k in requests}
+        self.ids: dict[str, int] = {}
+
+    def content(self, client: int) -> RecordDict:
+        """What a client is sent."""
+        nonce, key = self.waiting[client].nonce, id(self._requests[client])
+        if nonce is not None:
+            return wire.content(self._bodies[key], nonce)
+        if key not in self._contents:
+            self._contents[key] = wire.content(self._bodies[key])
+        return self._contents[key]
+
+    def done(self, client: int) -> None:
+        """Stops waiting for a client; what else comes from it is dropped."""
+        for identifier in self.waiting.pop(client).ids:
+            del self.ids[identifier]
+
+    def drop(self, client: int, identifier: str) -> None:
+        """Stops waiting for one of the messages to a client."""
+        self.waiting[client].ids.discard(identifier)
+        self.ids.pop(identifier, None)

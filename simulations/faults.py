@@ -29,7 +29,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from flwr.app import Message, RecordDict
+from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 
@@ -88,22 +88,6 @@ class _Sent:
     request: Message
     fate: Fate
     note: Callable[[str], None]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Raw(Body):
-    """A body nobody has read, so that damaged bytes travel as whole ones do."""
-
-    data: bytes
-
-    def encode(self) -> bytes:
-        """The bytes."""
-        return self.data
-
-    @classmethod
-    def decode(cls, data: bytes) -> Any:
-        """Any bytes at all."""
-        return cls("", 0, 0, data)
 
 
 class FaultyGrid(Grid):
@@ -204,7 +188,8 @@ class FaultyGrid(Grid):
             return f"{_LOST}{next(self._ids)}"
         if fate.equivocate and leg in _LIES:
             note("equivocate")
-            message = _again(message, wire.pack(_LIES[leg](body, client, fate.other)))
+            lie = _LIES[leg](body, client, fate.other)
+            message = _again(message, wire.pack(lie, wire.nonce(message)))
         identifier = self._forward(message)
         self._sent[identifier] = _Sent(message, fate, note)
         return identifier
@@ -281,10 +266,13 @@ def _answering(reply: Message, sent: _Sent) -> Message:
 
 def _damaged(reply: Message, sent: _Sent) -> Message:
     """The reply with one bit flipped."""
-    data = bytearray(wire.unpack(_Raw, reply).data)
+    data = bytearray(wire.body(reply))
     bit = int(sent.fate.place * 8 * len(data))
     data[bit // 8] ^= 1 << bit % 8
-    return Message(wire.pack(_Raw("", 0, 0, bytes(data))), reply_to=sent.request)
+    content = RecordDict(dict(reply.content))
+    for name, record in reply.content.config_records.items():
+        content[name] = ConfigRecord({**record, "body": bytes(data)})
+    return Message(content, reply_to=sent.request)
 
 
 # What a client is told where the others are told the truth

@@ -33,11 +33,13 @@ def test_a_seed_is_refused_in_a_deployment(tmp_path: Path) -> None:
     assert not (tmp_path / "home").exists()
 
 
-@pytest.mark.parametrize("how", ["", "mechanism=central aggregation=plain", "aggregation=plain"])
+HOWS = ["", "mechanism=central aggregation=plain", "aggregation=plain"]
+
+
+@pytest.mark.parametrize("how", HOWS)
 def test_without_a_seed_it_runs_to_the_end(tmp_path: Path, how: str) -> None:
-    if not how:
-        # What clients and coordinator were given before the first round.
-        enrol(tmp_path / "home" / "clients", 4)
+    # What clients and coordinator were given before the first round.
+    enrol(tmp_path / "home" / "clients", 4)
     run(tmp_path / "home", f"{SETTINGS} seed=null {how}")
     store = Store(Home(tmp_path / "home"))
     (row,) = store.runs()
@@ -48,8 +50,9 @@ def test_without_a_seed_it_runs_to_the_end(tmp_path: Path, how: str) -> None:
         assert len(list((tmp_path / "home" / "clients").glob("*.vault"))) == 4
 
 
-def test_a_deployment_makes_no_identities_of_its_own(tmp_path: Path) -> None:
+@pytest.mark.parametrize("how", HOWS)
+def test_a_deployment_makes_no_identities_of_its_own(tmp_path: Path, how: str) -> None:
     with pytest.raises(StorageError, match="directory") as caught:
-        run(tmp_path / "home", f"{SETTINGS} seed=null")
+        run(tmp_path / "home", f"{SETTINGS} seed=null {how}")
     assert "public keys" in caught.value.hint
     assert Store(Home(tmp_path / "home")).spending() == []
