@@ -60,6 +60,7 @@ def serve(host: str = HOST, port: int = PORT, checks: Mapping[str, Check] | None
         if _meters is not None:
             raise ConfigError("telemetry is served already", "one process has one of it")
         made = Meters()
+        made.ready.set_function(_ready.is_set)
         serving = Serving(host, port, made.registry, _missing(checks or {}), _stopped)
         _meters = made
     return serving

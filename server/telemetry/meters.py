@@ -91,6 +91,7 @@ class Meters:
         registry: what is scraped.
         devices: gauge of open streams.
         leaves: gauge of the ledger's leaves.
+        ready: gauge of `tacit.server.telemetry.ready`.
     """
 
     def __init__(self) -> None:
@@ -145,11 +146,16 @@ class Meters:
             "tacit_bytes", "Bytes of the gateway's messages.", ["direction"], registry=r
         )
         self.leaves = Gauge("tacit_ledger_leaves", "Leaves of the ledger.", registry=r)
+        self.ready = Gauge("tacit_ready", "Whether the gateway takes clients.", registry=r)
         # So that a rate is there before the first of its kind.
-        for outcome in ROUNDS:
-            self._rounds.labels(outcome)
-        for direction in DIRECTIONS:
-            self._bytes.labels(direction)
+        for metric, words in (
+            (self._rounds, ROUNDS),
+            (self._check_ins, CHECK_INS),
+            (self._refusals, {*REASONS, OTHER}),
+            (self._bytes, DIRECTIONS),
+        ):
+            for word in sorted(words):
+                metric.labels(word)
 
     def round(self, seconds: float, accepted: int, outcome: str) -> None:
         """See `tacit.server.telemetry.round`."""

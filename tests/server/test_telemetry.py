@@ -187,7 +187,9 @@ def test_ready_when_clients_are_taken_and_the_ledger_is_read(home: Home, store: 
         assert get(serving, "/readyz") == (503, "not ready: gateway\n")
         telemetry.ready(True)
         assert get(serving, "/readyz") == (200, "ready\n")
+        assert scraped(serving)["tacit_ready"] == 1
         telemetry.ready(False)
+        assert scraped(serving)["tacit_ready"] == 0
         assert get(serving, "/readyz")[0] == 503
         telemetry.ready(True)
         store.database.close()
