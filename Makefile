@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 FASHION := /usr/share/datasets/fashion-mnist
 POSTGRES := /usr/lib/postgresql
-JVM := /usr/share/java/grpc-netty.jar
+JVM := /usr/share/java/perfmark-api.jar
 KJV := /usr/share/sword/modules/texts/ztext/engKJV2006eb
 TYPES := build/types/tacit
 FOLDERS := client configs privacy protocol server simulations tasks
@@ -54,7 +54,8 @@ $(JVM):
 	@echo "installing a JDK and gRPC for Java with apt-get (once)"
 	@if [ "$$(id -u)" != 0 ]; then sudo=sudo; fi; \
 	  $$sudo apt-get update -qq && $$sudo apt-get install -y -qq default-jdk-headless \
-	    libgrpc-java libnetty-java libprotobuf-java libgeronimo-annotation-1.3-spec-java \
+	    libgrpc-java libnetty-java libperfmark-java libprotobuf-java \
+	    libgeronimo-annotation-1.3-spec-java \
 	    protobuf-compiler protobuf-compiler-grpc-java-plugin
 
 test: $(VENV)/.dev $(FASHION) $(KJV) $(POSTGRES) $(JVM)

@@ -7,7 +7,7 @@ out=build/jvm
 jars=
 for jar in grpc-api grpc-context grpc-core grpc-netty grpc-protobuf-lite grpc-stub protobuf guava \
   jsr305 error_prone_annotations geronimo-annotation-1.3-spec netty-buffer netty-codec \
-  netty-codec-http netty-codec-http2 netty-common netty-handler netty-resolver netty-transport; do
+  netty-codec-http netty-codec-http2 netty-common netty-handler netty-resolver netty-transport perfmark-api; do
   if [ ! -e "/usr/share/java/$jar.jar" ]; then
     echo "jvm/build.sh: no /usr/share/java/$jar.jar; make jvm installs what is needed" >&2
     exit 1

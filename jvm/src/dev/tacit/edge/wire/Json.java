@@ -203,6 +203,11 @@ public final class Json {
     return sign + digits.charAt(0) + rest + "e" + (power < 0 ? "-" : "+") + Math.abs(power);
   }
 
+  /** A double as a value. */
+  public static Number number(double value) {
+    return new Number(real(value));
+  }
+
   private Object value(int depth) {
     if (depth > DEPTH) {
       throw wrong();

@@ -1,0 +1,430 @@
+package dev.tacit.edge.agent;
+
+import com.google.protobuf.ByteString;
+import dev.tacit.edge.TacitException;
+import dev.tacit.edge.TacitException.Reason;
+import dev.tacit.edge.crypto.Identity;
+import dev.tacit.edge.policy.Manifest;
+import dev.tacit.edge.policy.RunDocument;
+import dev.tacit.edge.v1.Blob;
+import dev.tacit.edge.v1.BlobRef;
+import dev.tacit.edge.v1.Chunk;
+import dev.tacit.edge.v1.DownloadRequest;
+import dev.tacit.edge.v1.GatewayFrame;
+import dev.tacit.edge.v1.GatewayGrpc;
+import dev.tacit.edge.v1.Received;
+import dev.tacit.edge.v1.Task;
+import dev.tacit.edge.wire.Statements;
+import io.grpc.ManagedChannel;
+import io.grpc.StatusRuntimeException;
+import java.util.Iterator;
+import java.util.LinkedHashMap;
+import java.util.List;
+import java.util.Map;
+import java.util.Random;
+import java.util.concurrent.BlockingQueue;
+import java.util.concurrent.LinkedBlockingQueue;
+import java.util.concurrent.TimeUnit;
+import java.util.function.BooleanSupplier;
+
+/**
+ * The agent: stays connected, takes tasks, and sees to it that each gets its one answer.
+ *
+ * <p>One task is worked on at a time, in a thread beside the one that reads. A task that comes
+ * again over a new stream is answered again, with the same bytes, under its nonce of now. A lost
+ * connection, a gateway that stops or one that sends the device away costs time only. It never
+ * answers what its member doesn't.
+ */
+final class Agent {
+  static final String NAME = "tacit-edge-jvm/0.1";
+  private static final int MOST = 16;
+  private static final long STEADY_MS = 60_000;
+
+  private final Home home;
+  private final Home.Enrolled who;
+  private final Identity identity;
+  private final Member member;
+  private final Blobs blobs;
+  private final BooleanSupplier eligible;
+  private final Transport transport;
+  private final Map<String, Job> jobs = new LinkedHashMap<>();
+  private final BlockingQueue<Job> queue = new LinkedBlockingQueue<>();
+  private final Random spread = new Random();
+  private Link link;
+  private ManagedChannel channel;
+  private long againMs = 600_000;
+  private volatile boolean stopping;
+
+  Agent(
+      Home home,
+      Home.Enrolled who,
+      Identity identity,
+      Member member,
+      Blobs blobs,
+      BooleanSupplier eligible,
+      Transport transport) {
+    this.home = home;
+    this.who = who;
+    this.identity = identity;
+    this.member = member;
+    this.blobs = blobs;
+    this.eligible = eligible;
+    this.transport = transport;
+  }
+
+  /** A task and its answer, or the reason of its refusal. */
+  private static final class Job {
+    Task task;
+    long until;
+    byte[] answer;
+    TacitException refusal;
+    boolean dropped;
+  }
+
+  /** Ends {@link #run} soon, politely. */
+  void stop() {
+    stopping = true;
+  }
+
+  /** Serves until it is stopped. */
+  void run(long firstMs, long mostMs) throws InterruptedException {
+    Thread worker = new Thread(this::work, "tacit-worker");
+    worker.setDaemon(true);
+    worker.start();
+    int failures = 0;
+    while (!stopping) {
+      long began = now();
+      long pause;
+      try {
+        pause = connected(firstMs);
+        failures = 0;
+      } catch (LinkException | StatusRuntimeException error) {
+        failures = now() - began > STEADY_MS ? 1 : failures + 1;
+        long doubled = Math.min(mostMs, firstMs << Math.min(failures - 1, 20));
+        pause = doubled + (long) (doubled * spread.nextDouble() / 4);
+        Journal.say("disconnected", "why", error.getMessage());
+      }
+      for (long end = now() + pause; !stopping && now() < end; ) {
+        Thread.sleep(Math.min(100, Math.max(1, end - now())));
+      }
+    }
+    worker.interrupt();
+  }
+
+  private static long now() {
+    return System.nanoTime() / 1_000_000;
+  }
+
+  // The connection
+
+  /** One stream; the milliseconds after which to come back. */
+  private long connected(long firstMs) throws LinkException, InterruptedException {
+    Enrolment.Address address = new Enrolment.Address(who.gateway);
+    String own = home.certificate();
+    ManagedChannel opened =
+        transport.open(address.host, address.port, Certificates.tls(who.ca, own));
+    try {
+      if (Certificates.due(own, System.currentTimeMillis())) {
+        renew(opened);
+      }
+      Link made = Link.open(opened, who.client);
+      Journal.say("connected");
+      online(made, opened);
+      try {
+        return served(made, firstMs);
+      } finally {
+        online(null, null);
+        made.close();
+      }
+    } finally {
+      opened.shutdownNow();
+    }
+  }
+
+  private void renew(ManagedChannel opened) {
+    try {
+      Enrolment.renew(home, who, opened);
+      Journal.say("renewed");
+    } catch (TacitException | StatusRuntimeException error) {
+      Journal.say("certificate not renewed", "why", error.getMessage());
+    }
+  }
+
+  private synchronized void online(Link made, ManagedChannel opened) {
+    link = made;
+    channel = opened;
+    notifyAll();
+  }
+
+  private long served(Link made, long firstMs) throws LinkException, InterruptedException {
+    Boolean told = null;
+    long due = 0;
+    while (!stopping) {
+      boolean ready = eligible.getAsBoolean();
+      if (told == null || told != ready || now() >= due) {
+        made.checkIn(ready);
+        told = ready;
+        due = now() + againMs;
+      }
+      GatewayFrame frame = made.next(Math.max(1, Math.min(250, due - now())));
+      long pause = frame == null ? -1 : take(made, frame, firstMs);
+      if (pause >= 0) {
+        return pause;
+      }
+    }
+    made.bye();
+    return 0;
+  }
+
+  /** What one frame asks for; milliseconds if it ends the stream, else -1. */
+  private long take(Link made, GatewayFrame frame, long firstMs)
+      throws LinkException, InterruptedException {
+    switch (frame.getFrameCase()) {
+      case ACCEPT:
+        againMs = Math.max(1000, frame.getAccept().getAgainMs() & 0xFFFFFFFFL);
+        return -1;
+      case RETRY_AT:
+        return frame.getRetryAt().getAfterMs() & 0xFFFFFFFFL;
+      case GOODBYE:
+        Journal.say("goodbye", "why", frame.getGoodbye().getWhy());
+        return Math.max(firstMs, frame.getGoodbye().getAfterMs() & 0xFFFFFFFFL);
+      case TASK:
+        add(made, frame.getTask());
+        return -1;
+      case RECEIVED:
+        received(frame.getReceived());
+        return -1;
+      case CANCEL:
+        drop(frame.getCancel().getTask());
+        return -1;
+      case ENTRIES:
+        made.entries(frame.getEntries());
+        return -1;
+      default:
+        // Of a later version.
+        return -1;
+    }
+  }
+
+  // Tasks
+
+  private void add(Link made, Task task) throws LinkException, InterruptedException {
+    Job job;
+    boolean known;
+    synchronized (jobs) {
+      jobs.values().removeIf(old -> old.dropped = old.until <= now());
+      job = jobs.get(task.getId());
+      known = job != null;
+      if (!known && jobs.size() >= MOST) {
+        throw new LinkException("the gateway sent more than " + MOST + " tasks at once");
+      }
+      job = known ? job : new Job();
+      synchronized (job) {
+        job.task = task;
+        job.until = now() + (task.getDeadlineMs() & 0xFFFFFFFFL);
+      }
+      jobs.put(task.getId(), job);
+    }
+    Journal.say("task", "kind", task.getKind());
+    if (known) {
+      send(made, job);
+    } else {
+      queue.add(job);
+    }
+  }
+
+  private void drop(String task) {
+    synchronized (jobs) {
+      Job job = jobs.remove(task);
+      if (job != null) {
+        job.dropped = true;
+      }
+    }
+  }
+
+  private void received(Received received) {
+    Journal.say("received", "accepted", Boolean.toString(received.getAccepted()));
+    drop(received.getTask());
+  }
+
+  private void work() {
+    try {
+      while (true) {
+        Job job = queue.take();
+        if (job.dropped || job.until <= now()) {
+          drop(job.task.getId());
+          continue;
+        }
+        try {
+          answer(job);
+        } catch (LinkException error) {
+          // Its time is over, or it comes again over the next stream.
+          Journal.say("not sent", "why", error.getMessage());
+        }
+      }
+    } catch (InterruptedException error) {
+      Thread.currentThread().interrupt();
+    }
+  }
+
+  private void answer(Job job) throws LinkException, InterruptedException {
+    long began = now();
+    byte[] made = null;
+    TacitException no = null;
+    try {
+      made = made(job);
+    } catch (TacitException error) {
+      no = error;
+    } catch (RuntimeException error) {
+      no = new TacitException(Reason.FAILED, "the device failed", error);
+    }
+    if (no != null) {
+      String cause = no.getCause() == null ? no.getMessage() : no.getCause().toString();
+      Journal.say("refused", "kind", job.task.getKind(), "reason", no.reason().name(), "why", cause);
+    } else {
+      Journal.say("answered", "kind", job.task.getKind(), "ms", Long.toString(now() - began));
+    }
+    synchronized (job) {
+      job.answer = made;
+      job.refusal = no;
+    }
+    Link current;
+    synchronized (this) {
+      current = link;
+    }
+    if (current != null) {
+      send(current, job);
+    }
+  }
+
+  /** Sends a job's answer, if it has one, signed for its nonce of now. */
+  private void send(Link to, Job job) throws LinkException, InterruptedException {
+    Task task;
+    byte[] answer;
+    TacitException refusal;
+    synchronized (job) {
+      task = job.task;
+      answer = job.answer;
+      refusal = job.refusal;
+    }
+    if (job.dropped || answer == null && refusal == null) {
+      return;
+    }
+    byte[] nonce = task.getNonce().toByteArray();
+    if (refusal == null) {
+      byte[] said = Statements.reply(nonce, task.getKind(), who.client, answer);
+      to.answer(task.getId(), answer, identity.sign(said));
+      return;
+    }
+    int reason = refusal.reason().number();
+    String text = Member.said(refusal);
+    byte[] said = Statements.refusal(nonce, task.getKind(), who.client, reason, text);
+    to.refuse(task.getId(), reason, text, identity.sign(said));
+  }
+
+  private byte[] made(Job job) throws LinkException, InterruptedException {
+    Task task = job.task;
+    if (!task.hasRun()) {
+      throw new TacitException(Reason.UNSIGNED, "the task has no run document");
+    }
+    byte[] document = blob(job, task.getRun());
+    RunDocument about = member.document(document);
+    if (member.needsGraphs() && !task.getKind().startsWith("query.c")) {
+      graph(job, about.step);
+      if (about.evaluation != null) {
+        graph(job, about.evaluation);
+      }
+    }
+    boolean inline = task.getBody().getWhereCase() == Blob.WhereCase.INLINE;
+    byte[] body =
+        inline ? task.getBody().getInline().toByteArray() : blob(job, task.getBody().getRef());
+    List<Long> unknown = member.unknown(task.getKind(), body);
+    if (!unknown.isEmpty()) {
+      member.meet(lookup(job, unknown));
+    }
+    byte[] answer = member.answer(task.getKind(), body, document, eligible.getAsBoolean());
+    if (!inline) {
+      blobs.drop(task.getBody().getRef().getSha256().toByteArray());
+    }
+    return answer;
+  }
+
+  private void graph(Job job, Manifest manifest) throws LinkException, InterruptedException {
+    ByteString digest = ByteString.copyFrom(dev.tacit.edge.crypto.Bytes.unhex(manifest.graph));
+    blob(job, BlobRef.newBuilder().setSha256(digest).setSize(manifest.graphBytes).build());
+  }
+
+  /** Over as many connections as it takes. */
+  private byte[] blob(Job job, BlobRef ref) throws LinkException, InterruptedException {
+    while (true) {
+      ManagedChannel open = await(job).channel();
+      try {
+        return blobs.fetch(
+            ref.getSha256().toByteArray(), ref.getSize(), offset -> chunks(open, ref, offset));
+      } catch (StatusRuntimeException error) {
+        Journal.say("download broke", "why", String.valueOf(error.getStatus()));
+        Thread.sleep(200);
+      }
+    }
+  }
+
+  private static Iterator<byte[]> chunks(ManagedChannel open, BlobRef ref, long offset) {
+    DownloadRequest request =
+        DownloadRequest.newBuilder().setSha256(ref.getSha256()).setOffset(offset).build();
+    Iterator<Chunk> found =
+        GatewayGrpc.newBlockingStub(open).withDeadlineAfter(900, TimeUnit.SECONDS).download(request);
+    return new Iterator<byte[]>() {
+      @Override
+      public boolean hasNext() {
+        return found.hasNext();
+      }
+
+      @Override
+      public byte[] next() {
+        return found.next().getData().toByteArray();
+      }
+    };
+  }
+
+  private List<dev.tacit.edge.v1.Attestation> lookup(Job job, List<Long> clients)
+      throws LinkException, InterruptedException {
+    while (true) {
+      Online current = await(job);
+      try {
+        return current.link().lookup(clients);
+      } catch (LinkException error) {
+        Thread.sleep(200);
+      }
+    }
+  }
+
+  /** A connection, once there is one. */
+  private synchronized Online await(Job job) throws LinkException, InterruptedException {
+    while (link == null && !job.dropped && job.until > now()) {
+      wait(200);
+    }
+    if (job.dropped || job.until <= now()) {
+      throw new LinkException("the task's time is over");
+    }
+    return new Online(link, channel);
+  }
+
+  /** A stream and its channel. */
+  private static final class Online {
+    private final Link link;
+    private final ManagedChannel channel;
+
+    Online(Link link, ManagedChannel channel) {
+      this.link = link;
+      this.channel = channel;
+    }
+
+    Link link() {
+      return link;
+    }
+
+    ManagedChannel channel() {
+      return channel;
+    }
+  }
+}
