@@ -140,7 +140,13 @@ class Desk:
     def _lay(
         self, client: int, message: Message, body: bytes, nonce: bytes, digest: bytes | None
     ) -> str:
-        mine = self._open.setdefault(client, {})
+        mine = self._open.get(client, {})
+        for known in mine.values():
+            if known.nonce == nonce and known.kind == message.metadata.message_type:
+                # Sent again. It waits for its device here, or is with it.
+                known.expires = max(known.expires, self._clock() + message.metadata.ttl)
+                outside.name(message, known.id)
+                return known.id
         if len(mine) >= self._limits.tasks:
             return ""
         blobs = [] if digest is None else [(digest, body)]
@@ -154,7 +160,7 @@ class Desk:
             self._references[name] += 1
         identifier = secrets.token_hex(8)
         outside.name(message, identifier)
-        mine[identifier] = Assignment(
+        self._open.setdefault(client, mine)[identifier] = Assignment(
             id=identifier,
             client=client,
             kind=message.metadata.message_type,
@@ -168,6 +174,11 @@ class Desk:
             message=message,
         )
         return identifier
+
+    def ready(self, identifiers: Sequence[str]) -> list[str]:
+        """Those of some tasks that have a reply."""
+        with self._lock:
+            return [k for k in identifiers if k in self._replies]
 
     def pick(self, identifiers: Sequence[str]) -> tuple[list[Message], int]:
         """The replies that have come to some tasks, and the bytes that they held."""

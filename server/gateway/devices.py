@@ -316,6 +316,12 @@ class Devices:
         with self._database.reading() as c:
             return [_device(row._mapping) for row in c.execute(query)]
 
+    def count(self) -> int:
+        """How many are enrolled and not revoked."""
+        query = sa.select(sa.func.count()).where(self._mine, t.devices.c.revoked_at.is_(None))
+        with self._database.reading() as c:
+            return int(c.execute(query).scalar_one())
+
     def some(self, clients: Iterable[int]) -> dict[int, Device]:
         """Those of some numbers that are enrolled and not revoked."""
         wanted, found = sorted(set(clients)), {}
@@ -347,6 +353,33 @@ class Devices:
         )
         with self._database.reading() as c:
             return int(c.execute(query).scalar_one())
+
+
+class EnrolledDirectory:
+    """The coordinator's directory of clients' keys: who is enrolled and not revoked.
+
+    Answers are remembered for a while, so a revocation counts here some seconds later than at
+    the gateway, which no reply of a revoked device gets through.
+
+    Args:
+        devices: the store.
+        seconds: for which an answer is remembered.
+    """
+
+    def __init__(self, devices: Devices, seconds: float = 10.0) -> None:
+        self._devices, self._seconds = devices, seconds
+        self._known: dict[int, bytes | None] = {}
+        self._until = 0.0
+
+    def public(self, client: int) -> bytes | None:
+        """A client's Ed25519 public key, or None if it isn't enrolled."""
+        now = time.monotonic()
+        if now > self._until:
+            self._known, self._until = {}, now + self._seconds
+        if client not in self._known:
+            found = self._devices.some([client]).get(client)
+            self._known[client] = None if found is None else found.identity
+        return self._known[client]
 
 
 def _device(row: Any) -> Device:

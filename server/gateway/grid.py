@@ -20,6 +20,7 @@ from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 
+from tacit.privacy.errors import TacitError
 from tacit.server import outside
 from tacit.server.gateway.authority import Authority
 from tacit.server.gateway.desk import Desk, Document, request
@@ -59,6 +60,10 @@ class Nodes(Mapping[int, int]):
         return len(self._clients)
 
 
+class AbandonedError(TacitError):
+    """A round that was ended because the process has to; its charge stands."""
+
+
 class GatewayGrid(Grid):
     """Devices as nodes; made by `opened`.
 
@@ -83,6 +88,7 @@ class GatewayGrid(Grid):
     ) -> None:
         self._run = outside.prepare()
         self._service, self._loop = service, loop
+        self._abandoned = threading.Event()
         self._desk = service.hall.desk
         self.devices, self.authority = devices, authority
         self.port, self.enrol_port = service.port, service.enrol_port
@@ -174,11 +180,28 @@ class GatewayGrid(Grid):
         return identifier
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        """The replies that have come."""
-        found, held = self._desk.pick(list(message_ids))
-        if held:
-            self._tell(self._service.hall.held.give, held)
-        return found
+        """Yields the replies that have come; each makes room for another once it is dealt with.
+
+        Raises:
+            AbandonedError: see `abandon`.
+        """
+        for identifier in self._desk.ready(list(message_ids)):
+            self._check()
+            found, held = self._desk.pick([identifier])
+            try:
+                yield from found
+            finally:
+                if held:
+                    self._tell(self._service.hall.held.give, held)
+        self._check()
+
+    def abandon(self) -> None:
+        """Ends what the coordinator does at its next look for replies: an `AbandonedError`."""
+        self._abandoned.set()
+
+    def _check(self) -> None:
+        if self._abandoned.is_set():
+            raise AbandonedError("the round was abandoned: the gateway is to stop")
 
     def send_and_receive(
         self, messages: Iterable[Message], *, timeout: float | None = None

@@ -135,8 +135,9 @@ class Settings:
         clients: their numbers are below this; None has no limit.
         listen: ``host:port`` of the gateway; port 0 takes any.
         enrol: ``host:port`` of the enrolment service; None has none.
-        hosts: names and addresses that devices reach either by; its certificate is for
-            these. Empty takes the hosts of ``listen`` and ``enrol``.
+        advertised, advertised_enrol: ``host:port`` that devices reach them by, where that
+            isn't the same.
+        hosts: more names and addresses that the server's certificate is to be for.
         certificate: lifetime of a device's, in seconds.
         drain: seconds that a gateway which stops waits for answers on their way.
         look: seconds between two looks for devices that were revoked.
@@ -146,6 +147,8 @@ class Settings:
     clients: int | None = None
     listen: str = "127.0.0.1:0"
     enrol: str | None = "127.0.0.1:0"
+    advertised: str | None = None
+    advertised_enrol: str | None = None
     hosts: tuple[str, ...] = ()
     certificate: float = 90 * DAY
     drain: float = 30.0
@@ -156,17 +159,18 @@ class Settings:
     def __post_init__(self) -> None:
         if self.clients is not None:
             validate.at_least("clients", self.clients, 1)
-        for name, address in {"listen": self.listen, "enrol": self.enrol}.items():
-            if address is not None:
-                split(name, address)
+        for name in ("listen", "enrol", "advertised", "advertised_enrol"):
+            if getattr(self, name) is not None:
+                split(name, getattr(self, name))
         validate.positive("certificate", self.certificate)
         validate.nonnegative("drain", self.drain)
         validate.positive("look", self.look)
 
     def names(self) -> tuple[str, ...]:
-        """The hosts that the server's certificate is for."""
-        own = [split("listen", a)[0] for a in (self.listen, self.enrol) if a is not None]
-        return self.hosts or tuple(dict.fromkeys(own))
+        """The hosts that the server's certificate is for, the one that is told first."""
+        given = (self.advertised, self.advertised_enrol, self.listen, self.enrol)
+        own = [split("listen", address)[0] for address in given if address is not None]
+        return tuple(dict.fromkeys([*own, *self.hosts]))
 
 
 def split(name: str, address: str) -> tuple[str, int]:

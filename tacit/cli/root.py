@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from tacit.cli import audit, backup, deploy, ledger, models, plan, runs, simulate
+from tacit.cli import audit, backup, deploy, devices, ledger, models, plan, runs, serve, simulate
 
 app = typer.Typer(
     help="Federated learning with differential privacy.",
@@ -13,12 +13,14 @@ app = typer.Typer(
     add_completion=False,
 )
 app.command("simulate")(simulate.simulate)
+app.command("serve")(serve.serve)
 app.command("plan")(plan.plan)
 app.command("backup")(backup.backup)
 app.command("restore")(backup.restore)
 ledger.app.command("restored")(backup.restored)
 app.add_typer(audit.app, name="audit")
 app.add_typer(deploy.app, name="deploy")
+app.add_typer(devices.app, name="devices")
 app.add_typer(ledger.app, name="ledger")
 app.add_typer(models.app, name="models")
 app.add_typer(runs.app, name="runs")
