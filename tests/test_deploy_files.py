@@ -15,10 +15,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
+import typer
 import yaml
 from prometheus_client import Metric
 
+from tacit.cli.root import app
+from tacit.client.edge import command
 from tacit.server.telemetry.meters import Meters
 
 ROOT = Path(__file__).parents[1]
@@ -139,6 +143,30 @@ def test_services_name_what_there_is() -> None:
             assert there, f"{name}: {volume}"
         for other in service.get("depends_on", {}):
             assert "test" in services()[other]["healthcheck"], other
+
+
+@pytest.mark.parametrize("run", [None, "rounds=50", "--resume last"])
+def test_commands_are_as_their_programs_want_them(run: str | None) -> None:
+    text = services()["coordinator"]["command"]
+    filled = re.sub(
+        r"\$\{(\w+):-([^}]*)\}", lambda m: run if m[1] == "TACIT_RUN" and run else m[2], text
+    )
+    program, *arguments = shlex.split(filled)
+    commands = typer.main.get_command(app)
+    assert isinstance(commands, click.Group)
+    with commands.commands[program].make_context(program, arguments) as context:
+        given = context.params
+    assert given["metrics"].endswith(":9464")
+    assert given["enrol_only"] == (run is None)
+    published = {str(p).rpartition(":")[2] for p in services()["coordinator"]["ports"]}
+    ports = {given[name].rpartition(":")[2] for name in ("listen", "enrol", "metrics")}
+    assert ports == published
+    # Settings that are given again would begin another run.
+    assert services()["coordinator"]["restart"] == "${TACIT_RESTART:-no}"
+    device = services()["device"]["command"]
+    (default,) = [json.loads(rest) for word, rest in stages()["device"] if word == "CMD"]
+    assert default == device
+    assert command._parser().parse_args(device).command == "run"
 
 
 def metrics() -> dict[str, Metric]:
