@@ -57,7 +57,7 @@ class LegSettings:
     Attributes:
         deadline: for the answers to one leg; a client that is gone costs each round's first leg
             this long.
-        resend: before a request is sent again.
+        resend: before a request is sent again; then twice as long each time.
         wait: for the clients to be there, at the start.
 
     Raises:

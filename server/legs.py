@@ -78,7 +78,9 @@ class Legs:
         deadline: seconds after which a leg is over; None waits for all.
         poll: seconds between two looks when nothing has come.
         directory: the clients' keys; where it is given, replies have to be signed.
-        resend: seconds after which an unanswered request is sent again; None never does.
+        resend: seconds after which an unanswered request is sent again, and then after twice
+            as many each time: a client that is at work will have to look at every copy. None
+            never does.
     """
 
     def __init__(
@@ -148,13 +150,12 @@ class Legs:
 
     def _push(self, leg: _Leg, clients: list[int]) -> None:
         """Sends their requests to those of the clients whose node is known."""
-        due = time.monotonic() + (self._resend or 0.0)
-        messages, to = [], []
+        now, messages, to = time.monotonic(), [], []
         for client in clients:
-            leg.waiting[client].due = due
+            leg.waiting[client].sent(now, self._resend or 0.0)
             node = self._node(client)
             if node is None:
-                leg.waiting[client].detail = "it isn't connected"
+                leg.waiting[client].lost("it isn't connected")
                 continue
             to.append(client)
             messages.append(
@@ -176,7 +177,7 @@ class Legs:
                 leg.ids[identifier] = client
                 leg.waiting[client].ids.add(identifier)
             else:
-                leg.waiting[client].detail = "not accepted for sending"
+                leg.waiting[client].lost("not accepted for sending")
 
     def _send_again(self, leg: _Leg) -> None:
         if self._resend is None:
@@ -209,7 +210,7 @@ class Legs:
             if message.error.code not in _LOST or (self._resend is None and not asked.forged):
                 return Reply(client, None, "error", reason)
             leg.drop(client, identifier)
-            asked.detail = reason
+            asked.lost(reason)
             return None
         if self._directory is None or asked.nonce is None:
             return Reply(client, message)
@@ -246,6 +247,8 @@ class _Asked:
     Attributes:
         nonce: of its request, however often it is sent.
         due: when it is sent again.
+        soon: when that is at the earliest.
+        tries: how often it was sent.
         ids: of the messages that may be answered yet.
         forged: why a reply was refused.
         detail: of the last message that was lost.
@@ -253,9 +256,20 @@ class _Asked:
 
     nonce: bytes | None
     due: float = 0.0
+    soon: float = 0.0
+    tries: int = 0
     ids: set[str] = field(default_factory=set)
     forged: str = ""
     detail: str = ""
+
+    def sent(self, now: float, resend: float) -> None:
+        """Notes that the request is sent."""
+        self.soon, self.due = now + resend, now + resend * 2**self.tries
+        self.tries += 1
+
+    def lost(self, why: str) -> None:
+        """Notes that a message is known to be lost, so that nobody works on it."""
+        self.due, self.tries, self.detail = self.soon, 0, why
 
 
 class _Leg:

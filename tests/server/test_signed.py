@@ -379,3 +379,19 @@ def test_a_leg_says_what_happened_without_naming_anybody(
     assert said[6, 4] == 1
     assert any("a reply was refused" in line for line in caplog.messages)
     assert not any("client 2" in line or "1002" in line for line in caplog.messages)
+
+
+def test_a_client_that_is_at_work_is_asked_less_and_less_often() -> None:
+    from tacit.server.legs import _Asked
+
+    asked, now, gaps = _Asked(b""), 0.0, []
+    for _ in range(4):
+        asked.sent(now, 30.0)
+        gaps.append(asked.due - now)
+        now = asked.due
+    assert gaps == [30, 60, 120, 240]
+    # Where nobody works on it any more, it is sent at the next time that it may be.
+    asked.lost("the node is gone")
+    assert asked.due == now - 240 + 30
+    asked.sent(now, 30.0)
+    assert asked.due == now + 30
