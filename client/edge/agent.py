@@ -27,7 +27,7 @@ from tacit.protocol.edge_pb2_grpc import GatewayStub
 _AGAIN = 600.0
 # A stream that lasted so long was a good one.
 _STEADY = 60.0
-_RENEWALS = 3600.0
+_RENEWALS = 600.0
 
 
 class Agent:

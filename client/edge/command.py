@@ -193,3 +193,7 @@ def _check(path: Path, data: str | None) -> int:
     else:
         print(f"{'eligible':<14} {json.dumps(asyncio.run(settings.eligibility.conditions()))}")
     return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    main()

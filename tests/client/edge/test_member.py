@@ -297,6 +297,7 @@ def test_replays_and_second_survivors_are_refused(tmp_path: Path) -> None:
     body, _ = session.said["query.confirm"][0]
     fewer = Survivors.decode(body)
     fewer = dataclasses.replace(fewer, members=pack_members([0, 1, 2, 3, 4]))
+    fleet.members[0] = fleet.member(0)
     declined(lambda: fleet.ask(0, "query.confirm", fewer.encode()), "PROTOCOL", "second set")
     body, _ = session.said["query.advertise"][0]
     declined(lambda: fleet.ask(0, "query.advertise", body), "PROTOCOL")
