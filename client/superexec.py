@@ -20,8 +20,16 @@ from flwr.supercore.superexec import run_superexec as flower
 from flwr.supercore.superexec.executor import ExecutionSpec, LaunchResult
 from flwr.supercore.superexec.executor.subprocess_executor import SubprocessExecutor
 
-# What a ClientApp's process would import; the data of digits comes with the second.
-PRELOADED = ["tacit.client.superexec", "tacit.client.app", "flwr.supernode.runtime.run_clientapp"]
+# What a ClientApp's process would import, as found by looking; one that isn't there is left out.
+PRELOADED = [
+    "tacit.client.superexec",
+    "tacit.client.app",
+    "flwr.supernode.runtime.run_clientapp",
+    "dp_accounting",
+    "hydra._internal.config_loader_impl",
+    "sklearn.model_selection",
+    "torch._dynamo",
+]
 
 
 class WarmExecutor(SubprocessExecutor):
