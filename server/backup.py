@@ -140,9 +140,9 @@ def _written(store: Store, files: _Files, scratch: Path, with_keys: bool) -> dic
         for path in sorted(home.keys.rglob("*")) if with_keys else []:
             if path.is_file() and not path.name.startswith(".") and path.suffix != ".lock":
                 files.add(path.relative_to(home.root).as_posix(), path)
-        directory = home.root / "clients" / "directory.json"
-        if directory.is_file():
-            files.add("clients/directory.json", directory)
+        for name in ("gateway.json", "clients/directory.json"):
+            if (home.root / name).is_file():
+                files.add(name, home.root / name)
     registry = ModelRegistry(home, store)
     for digest in artifacts:
         path = registry.path(digest)

@@ -34,7 +34,9 @@ from tacit.server.store import Store
 
 FORMAT = 1
 MANIFEST = "backup.json"
-NAME = re.compile(r"tacit\.db|clients/directory\.json|(?:artifacts|runs|keys)(?:/\w[\w.-]*)+")
+NAME = re.compile(
+    r"tacit\.db|gateway\.json|clients/directory\.json|(?:artifacts|runs|keys)(?:/\w[\w.-]*)+"
+)
 """What a file of a backup may be called."""
 _CHUNK = 1 << 20
 _OPEN = ("running", "waiting")

@@ -25,6 +25,7 @@ from tacit.privacy.log import keyfile, leaves
 from tacit.privacy.policy import Policy
 from tacit.server import backup, check, restore
 from tacit.server.coordinator import RoundResult
+from tacit.server.gateway.authority import Authority
 from tacit.server.gateway.devices import Devices
 from tacit.server.governance import Governance
 from tacit.server.home import Home
@@ -314,6 +315,8 @@ def test_clients_secrets_are_never_in_it(tmp_path: Path) -> None:
     for name in ("directory.json", "3.key", "3.vault", "3.ledger", "floors.json"):
         (clients / name).write_text("{}")
     (home / "runs" / run_of(home) / ".passing.part").write_text("")
+    (home / "gateway.json").write_text("{}")
+    Authority(Home(home), "p")
     store = Store(Home(home))
     backup.make(store, str(tmp_path / "backup"))
     store.close()
@@ -321,6 +324,9 @@ def test_clients_secrets_are_never_in_it(tmp_path: Path) -> None:
         names = tar.getnames()
     assert [name for name in names if name.startswith("clients")] == ["clients/directory.json"]
     assert not [name for name in names if "lock" in name or ".part" in name]
+    # The operator's own are.
+    ours = {"ledger.key", "ca.key", "ca.crt", "authority.key", "coordinator.key"}
+    assert {*(f"keys/{name}" for name in ours), "gateway.json"} <= set(names)
 
 
 def test_a_checkpoint_of_another_ledger(older: Path, tmp_path: Path, store: Store) -> None:
