@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import rfc8785
+import runs
 import sessions
 from numpy.typing import NDArray
 
@@ -368,6 +369,7 @@ FILES: dict[str, Callable[[], dict[str, Any]]] = {
     "encoder.json": rounded,
     "plans.json": planned,
     "session.json": sessions.whole,
+    "runs.json": lambda: runs.trained(reals),
 }
 
 

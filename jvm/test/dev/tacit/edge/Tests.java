@@ -8,7 +8,8 @@ import java.util.Comparator;
 /** Runs every static method {@code test...} of the classes of tests; exits with 1 if one fails. */
 public final class Tests {
   private static final Class<?>[] CLASSES = {
-    CryptoTest.class, WireTest.class, SecaggTest.class, NoiseTest.class, SessionTest.class
+    CryptoTest.class, WireTest.class, SecaggTest.class, NoiseTest.class, SessionTest.class,
+    PolicyTest.class, TrainTest.class
   };
 
   private Tests() {}

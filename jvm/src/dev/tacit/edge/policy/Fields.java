@@ -37,7 +37,12 @@ final class Fields {
     return held.get(field);
   }
 
-  /** Whether an optional field has a value. */
+  /** Whether a field, which has to be there, isn't null. */
+  boolean given(String field) {
+    return take(field) != null;
+  }
+
+  /** Whether a field is there. */
   boolean has(String field) {
     read.add(field);
     return held.get(field) != null;

@@ -116,8 +116,8 @@ public final class Plan {
     aggregation = of.text("aggregation");
     relation = of.text("relation");
     of.text("sampling");
-    weightCap = of.has("weight_cap") ? of.whole("weight_cap", 1) : 0;
-    projection = of.has("projection") ? of.positive("projection") : Double.NaN;
+    weightCap = of.given("weight_cap") ? of.whole("weight_cap", 1) : 0;
+    projection = of.given("projection") ? of.positive("projection") : Double.NaN;
     Fields part = of.optional("client");
     client = part == null ? null : new ClientUnit(part);
     part = of.optional("record");

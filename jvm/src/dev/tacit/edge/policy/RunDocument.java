@@ -45,11 +45,11 @@ public final class RunDocument {
     }
     learningRate = training.positive("learning_rate");
     proximal = training.nonnegative("proximal");
-    boolean steps = training.has("steps") && training.whole("steps", 1) > 0;
-    boolean rate = training.has("sampling_rate") && training.rate("sampling_rate") > 0;
+    boolean steps = training.given("steps") && training.whole("steps", 1) > 0;
+    boolean rate = training.given("sampling_rate") && training.rate("sampling_rate") > 0;
     training.done();
     step = new Manifest(of.raw("step"));
-    evaluation = of.has("evaluation") ? new Manifest(of.raw("evaluation")) : null;
+    evaluation = of.given("evaluation") ? new Manifest(of.raw("evaluation")) : null;
     of.done();
     boolean fits = steps == rate && (plan.record == null) == steps;
     fits = fits && step.kind.equals("step") && frozen.matches("[0-9a-f]{64}");

@@ -32,7 +32,8 @@ final class Softmax implements Step {
       double[] error = probabilities(logits(parameters, inputs));
       error[target] -= 1;
       double norm = Encoder.norm(error) * Math.sqrt(length + 1);
-      if (Double.isNaN(norm) || norm > Float.MAX_VALUE) {
+      // As the trainer, whose squares are in single precision.
+      if (!(norm * norm <= Float.MAX_VALUE)) {
         continue;
       }
       double factor = Math.min(1, Encoder.MARGIN * clip / (norm + 1e-12));
