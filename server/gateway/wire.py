@@ -174,7 +174,7 @@ def server(handlers: list[Handler], limits: Limits, calls: int) -> grpc.aio.Serv
         ("grpc.max_connection_idle_ms", 120_000),
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.max_pings_without_data", 0),
-        ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
+        ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
         ("grpc.so_reuseport", 0),
     ]
     return grpc.aio.server(handlers=handlers, options=options, maximum_concurrent_rpcs=calls)
