@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import walled
 from tiny import TINY, make_tiny
 
 from tacit import simulate
@@ -58,47 +59,30 @@ def test_a_reviewers_install_verifies_a_bundle_without_the_rest(tmp_path: Path) 
     assert "pip install 'tacit[all]'" in done.stderr
 
 
-# Imports as on a machine that has only so much of what is installed here.
-WALL = """
-import sys, sysconfig
-from importlib.abc import MetaPathFinder
-from pathlib import Path
-
-ALLOWED = set(sys.argv[1].split(","))
-PLACES = {Path(sysconfig.get_path(name)) for name in ("purelib", "platlib")}
-
-class Wall(MetaPathFinder):
-    def find_spec(self, name, path=None, target=None):
-        top = name.partition(".")[0]
-        theirs = any(list(place.glob(top)) + list(place.glob(top + ".*")) for place in PLACES)
-        if theirs and top not in ALLOWED and not top.startswith("__editable__"):
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-
-sys.meta_path.insert(0, Wall())
-sys.argv = sys.argv[2:]
-import importlib
-module, _, name = sys.argv[0].partition(":")
-getattr(importlib.import_module(module), name)()
-"""
-BASE = {"tacit", "cryptography", "_cffi_backend", "numpy", "rfc8785"}
-VERIFY = {"absl", "attr", "attrs", "dm_tree", "dp_accounting", "mpmath", "scipy", "tree", "wrapt"}
-EDGE = {"google", "grpc", "onnxruntime", "flatbuffers", "packaging", "typing_extensions"}
-
-
-def walled(allowed: set[str], *command: str) -> subprocess.CompletedProcess[str]:
-    return ran(sys.executable, "-c", WALL, ",".join(sorted(allowed)), *command)
+def bare(allowed: frozenset[str], *command: str) -> subprocess.CompletedProcess[str]:
+    return ran(sys.executable, *walled.command(allowed, *command))
 
 
 def test_the_base_alone_says_what_each_command_lacks() -> None:
-    done = walled(BASE, "tacit.privacy.log.entry:main", "--help")
+    done = bare(walled.BASE, "tacit.privacy.log.entry:main", "--help")
     assert done.returncode == 2
     assert "pip install 'tacit[verify]'" in done.stderr
-    done = walled(BASE, "tacit.cli:main", "--help")
+    done = bare(walled.BASE, "tacit.client.edge.command:main", "run", "--home", "nowhere")
+    assert done.returncode == 2
+    assert "pip install 'tacit[edge]'" in done.stderr
+    done = bare(walled.BASE, "tacit.cli:main", "--help")
     assert done.returncode == 2
     assert "pip install 'tacit[all]'" in done.stderr
 
 
 def test_verify_needs_no_more_than_its_extra() -> None:
-    done = walled(BASE | VERIFY, "tacit.privacy.log.entry:main", "--help")
+    done = bare(walled.VERIFY, "tacit.privacy.log.entry:main", "--help")
     assert done.returncode == 0, done.stderr
     assert "BUNDLE" in done.stdout
+
+
+def test_an_agent_needs_no_more_than_its_extra() -> None:
+    # A whole round of one is in tests/client/edge/test_command.py.
+    done = bare(walled.EDGE, "tacit.client.edge.command:main", "run", "--home", "nowhere")
+    assert done.returncode == 2
+    assert "enrol first" in done.stderr

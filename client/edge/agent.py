@@ -35,6 +35,9 @@ class Agent:
 
     Args:
         setup: see there.
+
+    Attributes:
+        failures: to connect, in a row.
     """
 
     def __init__(self, setup: Setup) -> None:
@@ -42,6 +45,7 @@ class Agent:
         self._tasks = Tasks(setup, self._line)
         self._stopping = asyncio.Event()
         self._again = _AGAIN
+        self.failures = 0
 
     @property
     def online(self) -> bool:
@@ -76,7 +80,6 @@ class Agent:
             await asyncio.gather(*parts, return_exceptions=True)
 
     async def _serve(self, once: bool) -> None:
-        failures = 0
         while True:
             began = time.monotonic()
             try:
@@ -84,11 +87,12 @@ class Agent:
             except LinkError as error:
                 if once:
                     raise
-                failures = 1 if time.monotonic() - began > _STEADY else failures + 1
-                pause = self._is.backoff.after(failures)
+                steady = time.monotonic() - began > _STEADY
+                self.failures = 1 if steady else self.failures + 1
+                pause = self._is.backoff.after(self.failures)
                 say("disconnected", logging.WARNING, why=error.message, after_s=round(pause, 1))
             else:
-                failures = 0
+                self.failures = 0
                 say("sent away", after_s=round(pause, 1))
                 if once:
                     return

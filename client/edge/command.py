@@ -177,8 +177,7 @@ def _check(path: Path, data: str | None) -> int:
         tried("certificate", "" if begin <= now <= end else f"valid from {begin} to {end}")
     except TacitError as error:
         tried("certificate", str(error))
-    others = [p.name for p in path.glob("*") if p.is_file() and p.stat().st_mode & 0o077]
-    others = [name for name in others if name not in ("agent.toml", "agent.lock")]
+    others = [p.name for p in home.secrets if p.exists() and p.stat().st_mode & 0o077]
     tried("rights", f"others may read {', '.join(others)}" if others else "")
     where = Path(data) if data else settings.data
     try:

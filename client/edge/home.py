@@ -132,6 +132,12 @@ class Home:
         return self.path / "blobs"
 
     @property
+    def secrets(self) -> list[Path]:
+        """What is nobody else's to read."""
+        kept = [self.path / name for name in ("identity.key", "tls.pem", "device.json")]
+        return [*kept, self.vault, self.ledger, self.peers]
+
+    @property
     def is_enrolled(self) -> bool:
         """Whether an enrolment was finished here."""
         return (self.path / "device.json").exists()

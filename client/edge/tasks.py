@@ -22,7 +22,7 @@ from tacit.client.edge.journal import say
 from tacit.client.edge.link import Answer, Link, LinkError
 from tacit.client.edge.member import Declined, Member
 from tacit.client.edge.wiring import Line, Setup
-from tacit.privacy.errors import MessageError
+from tacit.privacy.errors import MessageError, TacitError
 from tacit.protocol import edge_pb2 as pb
 from tacit.protocol import statements
 
@@ -121,6 +121,10 @@ class Tasks:
         except Declined as no:
             job.answer = (None, pb.Refusal.Reason.Value(no.reason), no.message)
             say("refused", kind=kind, task=job.task.id, reason=no.reason, cause=no.cause)
+        except TacitError as error:
+            # This device's own: its disk, its files.
+            job.answer = (None, pb.Refusal.Reason.FAILED, "the device failed")
+            say("failed", logging.ERROR, kind=kind, task=job.task.id, cause=error.message)
 
     async def _send(self, job: _Job) -> None:
         """Sends a job's answer; a broken stream leaves it for the next one that asks."""

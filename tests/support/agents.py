@@ -8,6 +8,7 @@ import json
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -108,6 +109,10 @@ class Running:
 
         self._done(end())
 
+    def failures(self, client: int) -> int:
+        """How often in a row a device couldn't connect."""
+        return self.agents[client].failures
+
     def close(self) -> None:
         """Ends all."""
         for client in list(self.agents):
@@ -190,3 +195,11 @@ def agent_process(path: Path, *command: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, *script], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
     )
+
+
+def until(holds: Callable[[], bool], seconds: float = 30.0) -> None:
+    """Waits for something that is to become true."""
+    end = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < end, "it never became true"
+        time.sleep(0.02)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import agents
 import devices
 import pytest
-from agents import Federation, agent_process, enrolled, running, tiny_federation
+from agents import Federation, agent_process, enrolled, running, tiny_federation, until
 
 from tacit.client.edge.home import Home as DeviceHome
 from tacit.client.floors import Floors
@@ -18,7 +19,9 @@ from tacit.client.ledger import ClientLedger
 from tacit.configs import build
 from tacit.privacy.errors import RoundError
 from tacit.privacy.secagg.vault import Vault
-from tacit.server.gateway.grid import GatewayGrid
+from tacit.protocol.document import RunDocument
+from tacit.server.gateway.grid import GatewayGrid, opened
+from tacit.server.gateway.settings import Settings
 from tacit.server.home import Home
 from tacit.tasks import task as tasks
 from tacit.tasks.device.bundle import build as export
@@ -40,13 +43,6 @@ def participations(path: Path) -> int:
         return ledger.spent().participations
     finally:
         ledger.close()
-
-
-def until(holds: object, seconds: float = 30.0) -> None:
-    end = time.monotonic() + seconds
-    while not holds():  # type: ignore[operator]
-        assert time.monotonic() < end, "it never became true"
-        time.sleep(0.02)
 
 
 def test_devices_train_and_evaluate(grid: GatewayGrid, home: Home, paths: dict[int, Path]) -> None:
@@ -114,14 +110,8 @@ def test_a_process_that_is_killed_in_every_leg_goes_on(
 
 
 def test_a_gateway_that_comes_back_finds_its_devices(
-    home: Home, tmp_path: Path, settings: object
+    home: Home, tmp_path: Path, settings: Settings
 ) -> None:
-    from dataclasses import replace
-
-    from tacit.server.gateway.grid import opened
-    from tacit.server.gateway.settings import Settings
-
-    assert isinstance(settings, Settings)
     task = devices.exported()[0]
     with opened(home, settings) as grid:
         port = grid.port
@@ -168,12 +158,10 @@ def test_memory_on_digits(
     made = export(task, spec, "later", devices.POPULATION)
     paths = {k: enrolled(grid, tmp_path, k, task) for k in range(6)}
 
-    def document(run: str) -> tuple[object, Iterator[bytes]]:
-        from dataclasses import replace
+    def document(run: str) -> tuple[RunDocument, Iterable[bytes]]:
+        return replace(made.document, run=run), made.blobs.values()
 
-        return replace(made.document, run=run), iter(made.blobs.values())
-
-    federation = Federation(grid, home, task, settings, document)  # type: ignore[arg-type]
+    federation = Federation(grid, home, task, settings, document)
     with running({k: path for k, path in paths.items() if k > 0}):
         child = agent_process(paths[0])
         try:
