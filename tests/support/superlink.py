@@ -13,6 +13,7 @@ import re
 import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -216,3 +217,61 @@ def deployed(folder: Path, **options: Any) -> Iterator[Deployment]:
         made.down()
         # A failure keeps the logs; keys and databases aren't needed.
         shutil.rmtree(made.coordinator.state, ignore_errors=True)
+
+
+# What must hold, whatever was killed
+
+
+def answers(made: Deployment) -> dict[tuple[str, int, str], set[str]]:
+    """What clients said under their signature: by kind, client and session."""
+    found: dict[tuple[str, int, str], set[str]] = {}
+    for line in made.told():
+        if line.startswith("said "):
+            _, kind, client, session, digest = line.split()
+            found.setdefault((kind, int(client), session), set()).add(digest)
+    return found
+
+
+def participations(made: Deployment) -> set[tuple[str, int, int, str]]:
+    """What the silos' own ledgers say they took part in: run, round, attempt, purpose."""
+    found = set()
+    for k, name in enumerate(made.silos):
+        path = made.folder / name / "client" / f"{k}.ledger"
+        if path.exists():
+            with contextlib.closing(sqlite3.connect(path)) as db:
+                rows = db.execute(
+                    "SELECT run, round, attempt, purpose FROM entries WHERE outcome = 'charged'"
+                )
+                found |= {(r, n, a, p) for r, n, a, p in rows}
+    return found
+
+
+def check_books(made: Deployment) -> None:
+    """Nothing was released or answered that isn't charged, and nobody answered twice."""
+    store = Store(Home(made.coordinator.home))
+    try:
+        leaves = store.spending()
+    finally:
+        store.close()
+
+    def places(kind: str) -> list[tuple[str, int, int, str]]:
+        bodies = [leaf["body"] for leaf in leaves if leaf["kind"] == kind]
+        return [(b["run"], b["round"], b["attempt"], b["purpose"]) for b in bodies]
+
+    charges, releases, abandoned = places("CHARGE"), places("RELEASE"), places("ABANDON")
+    assert len(set(charges)) == len(charges)
+    assert sorted(releases + abandoned) == sorted(charges), "a charge came to one end"
+    assert participations(made) <= set(charges), "a client took part in what isn't charged"
+    # A round is released once.
+    rounds = [(run, number, purpose) for run, number, _, purpose in releases]
+    assert len(set(rounds)) == len(rounds)
+    for (kind, client, session), digests in answers(made).items():
+        assert len(digests) == 1, f"client {client} gave two answers to {kind} in {session[:12]}"
+    for k, name in enumerate(made.silos):
+        path = made.folder / name / "client" / f"{k}.vault"
+        with contextlib.closing(sqlite3.connect(path)) as db:
+            # One session at a time, in one phase, of one attempt at a round.
+            assert (
+                db.execute("SELECT count(*) FROM sessions").fetchone()[0]
+                <= db.execute("SELECT count(*) FROM latest").fetchone()[0]
+            )
