@@ -43,7 +43,7 @@ from tacit.tasks.device import bundle
 POPULATION = "tests"
 LEGS = ("query.advertise", "query.share", "train", "query.confirm", "query.reveal")
 # Quick to come back, for tests that cut connections.
-BACKOFF = Backoff(first=0.2, most=1.0)
+BACKOFF = Backoff(first=0.1, most=0.4)
 
 
 class Enrolled:
