@@ -91,10 +91,10 @@ class JointGrid(Grid):
         """Yields the replies of all parts as they come; parts that are slow hold up none."""
         asked: dict[int, list[str]] = {}
         for identifier in message_ids:
-            place, _, own = identifier.partition(":")
-            asked.setdefault(int(place), []).append(own)
-        for place, own in asked.items():
-            for reply in self._parts[place].pull_messages(own):
+            part, _, own = identifier.partition(":")
+            asked.setdefault(int(part), []).append(own)
+        for place, mine in asked.items():
+            for reply in self._parts[place].pull_messages(mine):
                 outside.answers(reply, f"{place}:{reply.metadata.reply_to_message_id}")
                 yield reply
 

@@ -78,8 +78,8 @@ def invite(
     if as_json:
         print_json({"population": devices.population, "bundles": paths})
         return
-    for path in paths:
-        print(path)
+    for written in paths:
+        print(written)
 
 
 @app.command("list")

@@ -226,7 +226,7 @@ def test_from_nothing_to_a_model_by_the_command_line(tmp_path: Path, port: int) 
             assert json.loads(serve.stdout.readline())["round"] == 1
             serve.kill()
         with tacit("serve", "--resume", "last", *at, *more) as serve:
-            out, err = serve.communicate(timeout=100)
+            out, err = serve.communicate(timeout=300)
             assert serve.returncode == 0, err
     *rounds, last = [json.loads(line) for line in out.splitlines()]
     assert [r["round"] for r in rounds][-1] == ROUNDS
