@@ -226,6 +226,8 @@ class Member:
 
     def _advertise(self, about: RunDocument, invitation: Invitation, eligible: bool) -> bytes:
         """Enters a session under the device's own conditions."""
+        if invitation.purpose not in ("train", "evaluate"):
+            raise Declined("MALFORMED", "the invitation's purpose is neither train nor evaluate")
         self._agree(about, invitation.plan)
         masking = self._masking(about)
         if not eligible:

@@ -25,11 +25,15 @@ from tacit.client.edge.wiring import Line, Setup
 from tacit.privacy.errors import MessageError, TacitError
 from tacit.protocol import edge_pb2 as pb
 from tacit.protocol import statements
+from tacit.protocol.document import LARGEST
 
 T = TypeVar("T")
 
 # A gateway that sends more at once breaks the protocol.
 MOST = 16
+# What a leg carries beside the model: a roster, shares for a cohort.
+_MOST_BODY = 16 * 1024**2
+_MOST_DOCUMENT = LARGEST + 1024
 _BEGINNING = ("query.advertise", "train", "evaluate")
 
 
@@ -151,13 +155,14 @@ class Tasks:
         """
         if not task.HasField("run"):
             raise Declined("UNSIGNED", "the task has no run document")
-        document = await self._blob(task.run)
+        document = await self._blob(task.run, _MOST_DOCUMENT)
         about = await self._does(lambda member: member.document(document))
         if task.kind in _BEGINNING:
             for sha256, size in about.graphs.items():
                 await self._fetched(pb.BlobRef(sha256=bytes.fromhex(sha256), size=size))
         inline = task.body.WhichOneof("where") == "inline"
-        body = task.body.inline if inline else await self._blob(task.body.ref)
+        most = _MOST_BODY + 4 * about.step.size
+        body = task.body.inline if inline else await self._blob(task.body.ref, most)
         unknown = await self._does(lambda member: member.unknown(task.kind, body))
         if unknown:
             await self._meet(unknown)
@@ -180,7 +185,10 @@ class Tasks:
         found = entries
         await self._does(lambda member: member.meet(found))
 
-    async def _blob(self, ref: pb.BlobRef) -> bytes:
+    async def _blob(self, ref: pb.BlobRef, most: int) -> bytes:
+        """A blob, which memory has to hold."""
+        if ref.size > most:
+            raise Declined("MALFORMED", f"a blob of {ref.size} bytes where {most} are the most")
         await self._fetched(ref)
         try:
             return self._is.blobs.read(ref.sha256)
@@ -229,5 +237,7 @@ class Tasks:
         if self._is.executor is None:
             return there()
         loop = asyncio.get_running_loop()
+        working = loop.run_in_executor(self._is.executor, there)
+        working.add_done_callback(lambda done: done.cancelled() or done.exception())
         # Shielded: what was begun is finished, and is answered when it is asked for again.
-        return await asyncio.shield(loop.run_in_executor(self._is.executor, there))
+        return await asyncio.shield(working)

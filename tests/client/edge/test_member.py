@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -303,3 +304,25 @@ def test_replays_and_second_survivors_are_refused(tmp_path: Path) -> None:
     declined(lambda: fleet.ask(0, "query.advertise", body), "PROTOCOL")
     session.leg("query.reveal")
     assert session.total() is not None
+
+
+@pytest.mark.parametrize("leg", range(5))
+def test_altered_legs_are_answered_or_refused(leg: int) -> None:
+    generator = random.Random(leg)
+    fleet = Fleet()
+    session = Coordinator(fleet)
+    for kind in session.legs[:leg]:
+        session.leg(kind)
+    kind = session.legs[leg]
+    body = session._bodies(kind)[0]
+    reasons = set()
+    for _ in range(300):
+        changed = bytearray(body)
+        for _ in range(generator.choice((1, 1, 3))):
+            changed[generator.randrange(len(changed))] ^= 1 << generator.randrange(8)
+        cut = generator.choice((len(changed), len(changed), generator.randrange(len(changed))))
+        try:
+            fleet.ask(0, kind, bytes(changed[:cut]))
+        except Declined as no:
+            reasons.add(no.reason)
+    assert "MALFORMED" in reasons
