@@ -30,9 +30,11 @@ from tacit.client.edge.wiring import Backoff, Setup
 from tacit.client.floors import Floors
 from tacit.client.ledger import ClientLedger
 from tacit.configs import build
+from tacit.privacy.secagg.keys import Identity
 from tacit.privacy.secagg.vault import Vault
 from tacit.server import runs
 from tacit.server.coordinator import RoundResult
+from tacit.server.gateway.authority import request
 from tacit.server.gateway.grid import GatewayGrid, opened
 from tacit.server.gateway.settings import Limits, Pace, Settings
 from tacit.server.home import Home
@@ -110,7 +112,7 @@ class Crowd:
     Args:
         grid: their gateway.
         task: whose records they have.
-        many: how many, enrolled over the network.
+        many: how many, or which numbers, enrolled over the network.
         folder: of their files; None keeps all in memory.
         floors: of each that isn't named in ``strict``.
         strict: floors of some.
@@ -120,7 +122,7 @@ class Crowd:
         self,
         grid: GatewayGrid,
         task: Task,
-        many: int,
+        many: int | Collection[int],
         folder: Path,
         floors: Floors | None = None,
         strict: Mapping[int, Floors] | None = None,
@@ -128,7 +130,7 @@ class Crowd:
         self.grid, self.task, self._folder = grid, task, folder
         self._floors, self._strict = floors or Floors(seeded=False), strict or {}
         self.devices: dict[int, edge.Credentials] = {}
-        for client in range(many):
+        for client in range(many) if isinstance(many, int) else many:
             self.enrol(client)
         self.ports: dict[int, int] = {}
         self.vanish: dict[str, Collection[int]] = {}
@@ -243,6 +245,18 @@ class Crowd:
     def ledger(self, client: int) -> ClientLedger:
         """A device's own ledger."""
         return ClientLedger(self._folder / str(client) / "ledger", self._floors.caps())
+
+
+def vouched(grid: GatewayGrid, client: int, identity: Identity) -> None:
+    """Enrols somebody who has no device: the authority says that the identity is the client's."""
+    authority, csr = grid.authority, request(edge.csr(edge.key()))
+    grid.devices.enrol(
+        grid.devices.invite(600.0, client),
+        identity.public,
+        None,
+        lambda number: authority.issue(csr, number, 600.0),
+        lambda number: authority.attest(number, identity.public),
+    )
 
 
 @contextmanager
