@@ -82,7 +82,7 @@ def test_what_an_image_is_built_from_is_there_and_is_all(stage: str) -> None:
 def test_extras_and_commands_exist() -> None:
     text = (DEPLOY / "Dockerfile").read_text()
     extras = {e for group in re.findall(r'"\.\[([\w,]+)\]"', text) for e in group.split(",")}
-    assert extras == {"all", "postgres", "edge"}
+    assert extras == {"all", "device", "postgres", "edge"}
     assert extras <= set(PROJECT["project"]["optional-dependencies"])
     entries = [json.loads(rest)[0] for word, rest in instructions() if word == "ENTRYPOINT"]
     assert set(entries) == {"tacit", "tacit-edge"}
