@@ -32,21 +32,43 @@ def ran(*command: str | Path, **options: object) -> subprocess.CompletedProcess[
     )
 
 
+def installed(tmp_path: Path, extra: str) -> Path:
+    """Where the commands are of an environment with tacit and an extra."""
+    source, place = tmp_path / "source", tmp_path / "venv"
+    shutil.copytree(ROOT, source, ignore=shutil.ignore_patterns(*LEFT_OUT))
+    assert ran(sys.executable, "-m", "venv", place).returncode == 0
+    pip = [place / "bin" / "python", "-m", "pip", "--disable-pip-version-check", "install"]
+    done = ran(*pip, "--quiet", "--constraint", ROOT / "constraints.txt", f"{source}[{extra}]")
+    assert done.returncode == 0, done.stderr
+    return place / "bin"
+
+
+@pytest.mark.slow
+def test_a_devices_install_has_the_agent_and_little_else(tmp_path: Path) -> None:
+    place = installed(tmp_path, "edge")
+    for absent in ("torch", "flwr", "scipy", "dp_accounting", "sqlalchemy", "typer"):
+        assert ran(place / "python", "-c", f"import {absent}").returncode == 1
+    loads = "from tacit.client.edge import agent, assembly, enrol, steps"
+    done = ran(place / "python", "-c", loads, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    done = ran(place / "tacit-edge", "check", "--home", tmp_path / "device", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "isn't enrolled" in done.stdout
+    done = ran(place / "tacit-verify", "nothing", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "pip install 'tacit[verify]'" in done.stderr
+
+
 @pytest.mark.slow
 def test_a_reviewers_install_verifies_a_bundle_without_the_rest(tmp_path: Path) -> None:
     simulate(TINY, task=make_tiny(), home=tmp_path / "home")
     store = Store(Home(tmp_path / "home"))
     made = export(store, str(tmp_path / "ledger.tacit"), "all")
-    source, place = tmp_path / "source", tmp_path / "venv"
-    shutil.copytree(ROOT, source, ignore=shutil.ignore_patterns(*LEFT_OUT))
-    assert ran(sys.executable, "-m", "venv", place).returncode == 0
-    python = place / "bin" / "python"
-    pip = [python, "-m", "pip", "--disable-pip-version-check", "install", "--quiet"]
-    done = ran(*pip, "--constraint", ROOT / "constraints.txt", f"{source}[verify]")
-    assert done.returncode == 0, done.stderr
+    place = installed(tmp_path, "verify")
+    python = place / "python"
     for absent in ("torch", "flwr", "opacus", "sqlalchemy", "typer"):
         assert ran(python, "-c", f"import {absent}").returncode == 1
-    verify = [place / "bin" / "tacit-verify", tmp_path / "ledger.tacit"]
+    verify = [place / "tacit-verify", tmp_path / "ledger.tacit"]
     done = ran(*verify, "--key", made["key"], "--json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
@@ -54,7 +76,7 @@ def test_a_reviewers_install_verifies_a_bundle_without_the_rest(tmp_path: Path) 
     ours = store.claims(run["run"])
     assert [row["epsilon"] for row in run["rows"]] == [row["epsilon"] for row in ours]
     # The whole command says what is missing.
-    done = ran(place / "bin" / "tacit", "ledger", "show", cwd=tmp_path)
+    done = ran(place / "tacit", "ledger", "show", cwd=tmp_path)
     assert done.returncode == 2
     assert "pip install 'tacit[all]'" in done.stderr
 

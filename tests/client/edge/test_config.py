@@ -61,6 +61,13 @@ def test_settings_are_read(tmp_path: Path) -> None:
     assert made.eligibility.file == tmp_path / "state.json"
 
 
+def test_the_settings_in_the_docs_are_settings(tmp_path: Path) -> None:
+    text = (Path(__file__).parents[3] / "docs" / "devices.md").read_text()
+    made = read(tmp_path, text.partition("```toml\n")[2].partition("```")[0])
+    assert made.limits.epsilon == 8.0
+    assert made.eligibility.file == Path("/run/device/state.json")
+
+
 @pytest.mark.parametrize(
     "text",
     [
