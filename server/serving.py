@@ -24,7 +24,7 @@ import torch
 
 from tacit.configs.spec import RunSpec
 from tacit.privacy import validate
-from tacit.privacy.errors import ConfigError
+from tacit.privacy.errors import ConfigError, StorageError
 from tacit.server import deployment, runs
 from tacit.server.coordinator import RoundResult
 from tacit.server.gateway.devices import EnrolledDirectory
@@ -120,7 +120,8 @@ class Stop:
         self._then = then
 
         def heard(number: int, frame: FrameType | None) -> None:
-            self.wish()
+            # In a thread: this one may hold the very lock that is needed.
+            threading.Thread(target=self.wish).start()
 
         signals = (signal.SIGTERM, signal.SIGINT)
         main = threading.current_thread() is threading.main_thread()
@@ -152,6 +153,8 @@ class Job:
         deployment.check(self.spec)
         if self.spec.secure.protocol == "shortcut":
             raise ConfigError("a run without masks can't be deployed", "secure.protocol=full")
+        if self.resumed is not None and self.resumed["status"] == "finished":
+            raise StorageError(f"run={self.resumed['id']} is finished; there is nothing to resume")
 
     @property
     def population(self) -> str:

@@ -220,6 +220,42 @@ class Devices:
             sa.select(t.devices.c.client).where(self._mine, t.devices.c.client == client)
         ).first()
 
+    def adopt(self, client: int, identity: bytes, attestation: bytes) -> None:
+        """Notes a client that isn't a device, such as a silo: devices look its identity up.
+
+        It has no certificate, so nothing calls the gateway as it. Told again, it is the same.
+
+        Args:
+            client: its number.
+            identity: Ed25519 public key, as the operator knows it.
+            attestation: the authority's signature that it is the client's.
+
+        Raises:
+            ConfigError: the number or the identity is another's.
+        """
+        with self._database.writing() as c:
+            same = sa.or_(t.devices.c.client == client, t.devices.c.identity == identity)
+            found = c.execute(sa.select(t.devices).where(self._mine, same)).all()
+            if [(row.client, bytes(row.identity)) for row in found] == [(client, identity)]:
+                return
+            if found:
+                raise ConfigError(
+                    f"client={client} or its identity is enrolled already", "a number is given once"
+                )
+            c.execute(
+                t.devices.insert().values(
+                    population=self.population,
+                    client=client,
+                    identity=identity,
+                    attestation=attestation,
+                    enrolled_at=self.now(),
+                    # What no certificate's digest is.
+                    certificate=f"none {identity.hex()[:58]}",
+                    serial="",
+                    not_after=0,
+                )
+            )
+
     # Certificates
 
     def admit(self, fingerprint: str) -> Device:
@@ -317,8 +353,9 @@ class Devices:
             return [_device(row._mapping) for row in c.execute(query)]
 
     def count(self) -> int:
-        """How many are enrolled and not revoked."""
-        query = sa.select(sa.func.count()).where(self._mine, t.devices.c.revoked_at.is_(None))
+        """How many devices are enrolled and not revoked."""
+        d = t.devices.c
+        query = sa.select(sa.func.count()).where(self._mine, d.revoked_at.is_(None), d.serial != "")
         with self._database.reading() as c:
             return int(c.execute(query).scalar_one())
 

@@ -106,6 +106,14 @@ class GatewayGrid(Grid):
         """Node id of each client of a population, enrolled or not, connected or not."""
         return Nodes(clients)
 
+    def enrolled(self) -> dict[int, int]:
+        """Node id of each client that is a device now: a part of a `JointGrid`."""
+        return {
+            d.client: FIRST_NODE + d.client
+            for d in self.devices.enrolled()
+            if not d.revoked and d.not_after
+        }
+
     @property
     def connected(self) -> int:
         """Devices with a stream."""

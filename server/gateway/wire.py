@@ -103,7 +103,7 @@ def unary(behaviour: Callable[[bytes, Context], Awaitable[Message]]) -> Method:
     """A method of one request and one reply, in which a refusal is a status."""
 
     async def call(data: bytes, context: Context) -> bytes:
-        reply = await _refusing(behaviour(data, context), context)
+        reply = await refusing(behaviour(data, context), context)
         return bytes(reply.SerializeToString())
 
     return grpc.unary_unary_rpc_method_handler(call)
@@ -113,7 +113,7 @@ def streaming(behaviour: Callable[[bytes, Context], Awaitable[None]]) -> Method:
     """A method of one request that writes its replies itself; a refusal is a status."""
 
     async def call(data: bytes, context: Context) -> None:
-        await _refusing(behaviour(data, context), context)
+        await refusing(behaviour(data, context), context)
 
     return grpc.unary_stream_rpc_method_handler(call)
 
@@ -122,12 +122,13 @@ def duplex(behaviour: Callable[[Context], Awaitable[None]]) -> Method:
     """A method that reads and writes by itself; a refusal is a status."""
 
     async def call(_: AsyncIterator[bytes], context: Context) -> None:
-        await _refusing(behaviour(context), context)
+        await refusing(behaviour(context), context)
 
     return grpc.stream_stream_rpc_method_handler(call)
 
 
-async def _refusing(call: Awaitable[T], context: Context) -> T:
+async def refusing(call: Awaitable[T], context: Context) -> T:
+    """Awaits a method's work; a refusal is logged, and ends the call with its status."""
     try:
         return await call
     except RefusedError as refusal:

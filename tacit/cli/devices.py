@@ -125,6 +125,57 @@ def revoke(
         print(f"client {client} of {devices.population} is revoked")
 
 
+@app.command()
+def adopt(
+    directory: Annotated[
+        str, typer.Argument(metavar="FILE", help="directory.json, of clients and their keys.")
+    ],
+    population: PopulationOption = None,
+    as_json: JsonOption = False,
+    home: HomeOption = None,
+) -> None:
+    """Attest clients that aren't devices, such as silos, so that devices know them."""
+    import json
+    from pathlib import Path
+
+    from tacit.privacy.secagg.directory import PinnedDirectory
+    from tacit.server.gateway.authority import Authority
+
+    store = open_or_make_store(home)
+    devices, _ = _devices(store, population)
+    authority = Authority(store.home, devices.population)
+    found = PinnedDirectory.load(Path(directory))
+    adopted = sorted(int(client) for client in json.loads(Path(directory).read_bytes()))
+    for client in adopted:
+        identity = found.public(client)
+        assert identity is not None
+        devices.adopt(client, identity, authority.attest(client, identity))
+    if as_json:
+        print_json({"population": devices.population, "adopted": adopted})
+    else:
+        print(f"{len(adopted)} clients of {devices.population} are attested")
+
+
+@app.command()
+def directory(
+    to: Annotated[str, typer.Option("--to", metavar="FILE", help="Where to write it.")],
+    population: PopulationOption = None,
+    home: HomeOption = None,
+) -> None:
+    """Write everybody's keys, for clients that aren't devices to pin."""
+    from pathlib import Path
+
+    from tacit.privacy.errors import StorageError
+    from tacit.privacy.secagg.directory import PinnedDirectory
+
+    if Path(to).exists():
+        raise StorageError(f"{to} is there already", "choose another name, or remove it")
+    devices, _ = _devices(open_or_make_store(home), population)
+    keys = {d.client: d.identity for d in devices.enrolled() if not d.revoked}
+    PinnedDirectory(keys).save(Path(to))
+    print(to)
+
+
 def _devices(store: Store, population: str | None) -> tuple[Devices, dict[str, Any]]:
     """The store of a population's devices, and what `tacit serve` noted."""
     from tacit.privacy.errors import ConfigError

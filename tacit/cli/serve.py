@@ -75,7 +75,6 @@ def serve(
     if population is not None and not enrol_only:
         raise ConfigError("--population is for --enrol-only", "a run's is population=NAME")
     place = Home(home)
-    _logs(as_json)
     job = None if enrol_only and population is not None else _job(given, resume, place)
     settings = _settings(
         population or (job.population if job is not None else ""),
@@ -83,6 +82,7 @@ def serve(
         (listen, enrol, advertised, advertised_enrol),
         drain,
     )
+    _logs(as_json)
     with _metrics(metrics, place):
         _serve(None if enrol_only else job, place, settings, (deadline, devices, drain), as_json)
 

@@ -24,6 +24,7 @@ from tacit.privacy.secagg.keys import Identity
 from tacit.protocol import edge_pb2 as pb
 from tacit.protocol import statements
 from tacit.server import outside
+from tacit.server.gateway import wire
 from tacit.server.gateway.authority import Authority, request
 from tacit.server.gateway.desk import Desk, Document
 from tacit.server.gateway.devices import Device, Devices
@@ -288,7 +289,7 @@ class Target:
         self.hall.enter(session)
         try:
             with contextlib.suppress(AbortedError):
-                await asyncio.wait_for(session.run(), 10.0)
+                await asyncio.wait_for(wire.refusing(session.run(), call), 10.0)
         finally:
             self.hall.leave(session)
         if call.status is not None:

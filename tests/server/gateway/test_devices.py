@@ -11,7 +11,7 @@ from postgres import BOTH
 
 from tacit.privacy.errors import ConfigError
 from tacit.server import check
-from tacit.server.gateway.devices import Device, Devices, Issued
+from tacit.server.gateway.devices import Device, Devices, EnrolledDirectory, Issued
 from tacit.server.gateway.refused import RefusedError
 from tacit.server.store import Store
 
@@ -166,3 +166,26 @@ def test_a_revoked_device_is_refused_for_good(devices: Devices, clock: Clock) ->
         devices.revoke(7)
     assert [row["revoked_at"] is not None for row in devices.rows()] == [True, False, False]
     assert devices.invited() == 0
+
+
+@BOTH
+def test_a_silo_is_attested_and_calls_nothing(devices: Devices, clock: Clock) -> None:
+    enrol(devices, clock, devices.invite(60), b"1" * 32)
+    devices.adopt(7, b"7" * 32, b"s" * 64)
+    devices.adopt(7, b"7" * 32, b"s" * 64)
+    assert devices.some([7])[7].identity == b"7" * 32
+    assert devices.count() == 1
+    for client, identity in ((7, b"8" * 32), (8, b"7" * 32), (0, b"9" * 32)):
+        with pytest.raises(ConfigError, match="enrolled already"):
+            devices.adopt(client, identity, b"s" * 64)
+    assert reason(lambda: enrol(devices, clock, devices.invite(60), b"7" * 32)) == "IDENTITY"
+
+
+def test_the_coordinator_knows_who_is_enrolled(devices: Devices, clock: Clock) -> None:
+    enrol(devices, clock, devices.invite(60), b"1" * 32)
+    directory = EnrolledDirectory(devices, seconds=0.0)
+    assert directory.public(0) == b"1" * 32
+    assert directory.public(1) is None
+    enrol(devices, clock, devices.invite(60), b"2" * 32)
+    devices.revoke(0)
+    assert (directory.public(0), directory.public(1)) == (None, b"2" * 32)
