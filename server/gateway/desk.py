@@ -23,12 +23,13 @@ from dataclasses import dataclass, field
 from flwr.app import ConfigRecord, Error, Message, RecordDict
 from flwr.common.constant import ErrorCode
 
-from tacit.protocol.statements import NONCE_BYTES
+from tacit.configs import wire
+from tacit.privacy.errors import MessageError
 from tacit.server import outside
 from tacit.server.gateway.settings import Limits
 
 log = logging.getLogger("tacit.gateway")
-_RECORD, _BODY, _NONCE, _SIGNATURE = "tacit", "body", "nonce", "signature"
+_RECORD, _BODY, _SIGNATURE = "tacit", "body", "signature"
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,10 +235,9 @@ class Desk:
         content = RecordDict({_RECORD: ConfigRecord({_BODY: body, _SIGNATURE: signature})})
         return self._close(task, content, len(body))
 
-    def refuse(self, task: Assignment, reason: str) -> bool:
+    def refuse(self, task: Assignment, said: wire.Refusal, signature: bytes) -> bool:
         """Takes a device's refusal; see `answer`."""
-        code = ErrorCode.CLIENT_APP_RAISED_EXCEPTION
-        return self._close(task, Error(code=code, reason=reason), 0)
+        return self._close(task, wire.refused(said, signature), 0)
 
     def _close(self, task: Assignment, content: RecordDict | Error, held: int) -> bool:
         with self._lock:
@@ -302,13 +302,11 @@ class Desk:
 
 def request(message: Message) -> tuple[bytes, bytes] | None:
     """Body and nonce of a coordinator's request, or None if it has none."""
-    record = message.content.get(_RECORD) if message.has_content() else None
-    if not isinstance(record, ConfigRecord):
+    try:
+        body, nonce = wire.body(message), wire.nonce(message)
+    except MessageError:
         return None
-    body, nonce = record.get(_BODY), record.get(_NONCE)
-    if not isinstance(body, bytes) or not isinstance(nonce, bytes) or len(nonce) != NONCE_BYTES:
-        return None
-    return body, nonce
+    return None if nonce is None else (body, nonce)
 
 
 def _replying(content: RecordDict | Error, message: Message) -> Message:

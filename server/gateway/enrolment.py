@@ -49,7 +49,7 @@ class Enrolment:
 
     async def enrol(self, data: bytes, context: wire.Context) -> pb.EnrolReply:
         """A certificate for a device with a token."""
-        if self._bucket.take(1) > 0:
+        if not self._bucket.allow(1):
             raise RefusedError("BUSY", "too many enrol at once; come again later")
         if len(data) > MAX_REQUEST:
             raise RefusedError("TOO_LARGE", f"a request has at most {MAX_REQUEST} bytes")

@@ -35,10 +35,22 @@ class Bucket:
 
     def take(self, units: float) -> float:
         """Takes units; returns for how many seconds nothing more should be taken."""
-        now = self._clock()
-        self._level = min(self._burst, self._level + (now - self._since) * self._rate) - units
-        self._since = now
+        self._fill()
+        self._level -= units
         return max(0.0, -self._level / self._rate)
+
+    def allow(self, units: float) -> bool:
+        """Takes units if they are there; else nothing, so that who is refused owes nothing."""
+        self._fill()
+        if units > self._level:
+            return False
+        self._level -= units
+        return True
+
+    def _fill(self) -> None:
+        now = self._clock()
+        self._level = min(self._burst, self._level + (now - self._since) * self._rate)
+        self._since = now
 
 
 class Budget:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import resource
 from collections import Counter
 
 import grpc
@@ -30,6 +31,8 @@ from tacit.server.gateway.settings import Settings, split
 log = logging.getLogger("tacit.gateway")
 _DOWNLOADS_EACH = 2
 _GRACE = 2.0
+# Descriptors for all else: the database, TLS, what is beside the gateway.
+_OTHER_FILES = 512
 
 
 class Service:
@@ -66,6 +69,7 @@ class Service:
             ConfigError: an address can't be had.
         """
         limits, settings = self._settings.limits, self._settings
+        _descriptors(limits.connections)
         key, certificate = self._authority.server(settings.names())
         pairs = [(key, certificate)]
         own = self._authority.certificate
@@ -151,6 +155,22 @@ class Service:
                     telemetry.bytes_moved("out", len(part))
         except TimeoutError as error:
             raise RefusedError("TOO_SLOW", "the download takes too long; resume it") from error
+
+
+def _descriptors(connections: int) -> None:
+    """Lets the process have a file descriptor for each connection, as far as it may."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = connections + _OTHER_FILES
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return
+    most = wanted if hard == resource.RLIM_INFINITY else min(hard, wanted)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+    if most < wanted:
+        log.warning(
+            "connections=%d, but this process may open %d files: raise `ulimit -n`",
+            connections,
+            most,
+        )
 
 
 def _bound(

@@ -21,6 +21,7 @@ from typing import Any
 
 import grpc
 
+from tacit.configs.wire import Refusal
 from tacit.privacy.secagg.keys import verify
 from tacit.protocol import edge_pb2 as pb
 from tacit.protocol import statements
@@ -329,10 +330,9 @@ class Session:
             raise RefusedError("SIGNATURE", "a refusal that its device didn't sign")
         if self._upload is not None and self._upload.task.id == task.id:
             self._drop()
-        reason = _word(said.reason)
-        telemetry.refusal(reason)
-        text = "".join(c if c.isprintable() else "?" for c in said.text)
-        taken = self._hall.desk.refuse(task, f"{reason}: {text}")
+        refusal = Refusal(int(said.reason), said.text)
+        telemetry.refusal(refusal.name)
+        taken = self._hall.desk.refuse(task, refusal, said.signature)
         await self._received(said.task, taken, "" if taken else "too late")
 
     async def _received(self, task: str, accepted: bool, why: str) -> None:
@@ -377,11 +377,3 @@ async def _cancelled(*tasks: asyncio.Task[None]) -> None:
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
-
-
-def _word(reason: int) -> str:
-    """A reason's name; one of a later version is its number."""
-    try:
-        return str(pb.Refusal.Reason.Name(reason))
-    except ValueError:
-        return f"REASON_{reason}"

@@ -221,6 +221,9 @@ def test_a_fast_writer_is_read_slowly(gateway: Gateway) -> None:
     bucket = Bucket(2.0, 3.0, clock)
     assert [bucket.take(1), bucket.take(2), bucket.take(1)] == [0.0, 0.0, 0.5]
     assert [bucket.take(3), bucket.take(1)] == [0.0, 0.5]
+    refusing = Bucket(1.0, 2.0, iter([0.0, 0.0, 0.0, 0.0, 0.0, 1.0, 1.0]).__next__)
+    assert [refusing.allow(1) for _ in range(4)] == [True, True, False, False]
+    assert [refusing.allow(1) for _ in range(2)] == [True, False]
 
 
 def test_lookups(gateway: Gateway) -> None:
