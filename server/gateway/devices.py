@@ -10,7 +10,6 @@ that never got it goes on with the old one.
 
 from __future__ import annotations
 
-import hashlib
 import secrets
 import time
 from collections.abc import Callable, Iterable
@@ -23,6 +22,7 @@ from sqlalchemy.engine import Connection
 from tacit.privacy import validate
 from tacit.privacy.errors import ConfigError
 from tacit.server.database import Database
+from tacit.server.gateway import numbers
 from tacit.server.gateway import tables as t
 from tacit.server.gateway.refused import RefusedError
 
@@ -110,7 +110,7 @@ class Devices:
                     )
             c.execute(
                 t.tokens.insert().values(
-                    hash=_hash(token),
+                    hash=numbers.hashed(token),
                     population=self.population,
                     client=client,
                     created_at=self.now(),
@@ -141,13 +141,13 @@ class Devices:
                 taken, or every number is.
         """
         with self._database.writing() as c:
-            found = self._token(c, token)
+            found = numbers.token(c, self.population, token, self.now())
             if found["used_by"] is not None:
                 return self._again(c, bytes(found["used_by"]), identity, issue)
             same = sa.select(t.devices.c.client).where(self._mine, t.devices.c.identity == identity)
             if c.execute(same).first() is not None:
                 raise RefusedError("IDENTITY", "this identity is enrolled already")
-            client = self._number(c, found["client"], clients)
+            client = numbers.number(c, self.population, found["client"], clients, self.now())
             issued, attestation = issue(client), attest(client)
             c.execute(
                 t.devices.insert().values(
@@ -162,19 +162,9 @@ class Devices:
                 )
             )
             used = {"used_at": self.now(), "used_by": identity}
-            c.execute(t.tokens.update().where(t.tokens.c.hash == _hash(token)).values(**used))
+            this = t.tokens.c.hash == found["hash"]
+            c.execute(t.tokens.update().where(this).values(**used))
             return Device(client, identity, attestation, issued.not_after, False), issued
-
-    def _token(self, c: Connection, token: str) -> Row:
-        query = sa.select(t.tokens).where(
-            t.tokens.c.hash == _hash(token), t.tokens.c.population == self.population
-        )
-        found = c.execute(query).first()
-        if found is None:
-            raise RefusedError("TOKEN_UNKNOWN", "no such token")
-        if self.now() >= found.expires_at:
-            raise RefusedError("TOKEN_EXPIRED", "the token has expired")
-        return dict(found._mapping)
 
     def _again(
         self, c: Connection, used_by: bytes, identity: bytes, issue: Callable[[int], Issued]
@@ -189,31 +179,6 @@ class Devices:
         issued = issue(row["client"])
         self._set_next(c, row["client"], issued)
         return _device(row), issued
-
-    def _number(self, c: Connection, wanted: int | None, clients: int | None) -> int:
-        if wanted is not None:
-            if clients is not None and wanted >= clients:
-                raise RefusedError("FULL", f"client {wanted} isn't below clients={clients}")
-            if self._numbered(c, wanted) is not None:
-                raise RefusedError("TAKEN", f"client {wanted} is enrolled already")
-            return wanted
-        due = sa.select(t.tokens.c.client).where(
-            t.tokens.c.population == self.population,
-            t.tokens.c.client.is_not(None),
-            t.tokens.c.used_at.is_(None),
-            t.tokens.c.expires_at > self.now(),
-        )
-        taken = set(c.execute(due).scalars())
-        count = sa.select(sa.func.count(), sa.func.max(t.devices.c.client)).where(self._mine)
-        many, top = c.execute(count).one()
-        free = many
-        if taken or (many and top != many - 1):
-            # There are gaps: invited, or left by tokens for numbers.
-            taken |= set(c.execute(sa.select(t.devices.c.client).where(self._mine)).scalars())
-            free = next(k for k in range(len(taken) + 1) if k not in taken)
-        if clients is not None and free >= clients:
-            raise RefusedError("FULL", f"all of clients={clients} are enrolled or invited")
-        return int(free)
 
     def _numbered(self, c: Connection, client: int) -> Any:
         return c.execute(
@@ -427,7 +392,3 @@ def _device(row: Any) -> Device:
         row["not_after"],
         row["revoked_at"] is not None,
     )
-
-
-def _hash(token: str) -> str:
-    return hashlib.sha256(token.encode()).hexdigest()

@@ -18,50 +18,59 @@ if TYPE_CHECKING:
     from tacit.server.serving import Job, Watch
 
 
+Overrides = Annotated[list[str] | None, typer.Argument(help="Settings, as for simulate.")]
+ListenOption = Annotated[
+    str, typer.Option("--listen", metavar="HOST:PORT", help="Where devices connect.")
+]
+EnrolOption = Annotated[
+    str, typer.Option("--enrol", metavar="HOST:PORT", help="Where devices enrol.")
+]
+AdvertisedOption = Annotated[
+    str | None,
+    typer.Option("--advertised", metavar="HOST:PORT", help="What devices call --listen."),
+]
+AdvertisedEnrolOption = Annotated[
+    str | None, typer.Option("--advertised-enrol", metavar="HOST:PORT", help="And --enrol.")
+]
+MetricsOption = Annotated[
+    str | None,
+    typer.Option("--metrics", metavar="HOST:PORT", help="Serve /metrics and /healthz here."),
+]
+ResumeOption = Annotated[
+    str | None,
+    typer.Option("--resume", metavar="RUN", help="Go on with a run: its id, or last."),
+]
+DevicesOption = Annotated[
+    int | None,
+    typer.Option("--devices", min=1, help="Connected devices with which the run begins."),
+]
+DeadlineOption = Annotated[
+    float, typer.Option("--deadline", metavar="SECONDS", help="Of a leg of a round.")
+]
+DrainOption = Annotated[
+    float, typer.Option("--drain", metavar="SECONDS", help="For a round's end, after SIGTERM.")
+]
+EnrolOnlyOption = Annotated[
+    bool, typer.Option("--enrol-only", help="Enrol devices, and run nothing.")
+]
+PopulationOption = Annotated[
+    str | None, typer.Option("--population", help="With --enrol-only: whose devices enrol.")
+]
+
+
 def serve(
-    overrides: Annotated[
-        list[str] | None, typer.Argument(help="Settings, as for simulate.")
-    ] = None,
-    listen: Annotated[
-        str, typer.Option("--listen", metavar="HOST:PORT", help="Where devices connect.")
-    ] = "127.0.0.1:9443",
-    enrol: Annotated[
-        str, typer.Option("--enrol", metavar="HOST:PORT", help="Where devices enrol.")
-    ] = "127.0.0.1:9444",
-    advertised: Annotated[
-        str | None,
-        typer.Option("--advertised", metavar="HOST:PORT", help="What devices call --listen."),
-    ] = None,
-    advertised_enrol: Annotated[
-        str | None,
-        typer.Option("--advertised-enrol", metavar="HOST:PORT", help="And --enrol."),
-    ] = None,
-    metrics: Annotated[
-        str | None,
-        typer.Option("--metrics", metavar="HOST:PORT", help="Serve /metrics and /healthz here."),
-    ] = None,
-    resume: Annotated[
-        str | None,
-        typer.Option("--resume", metavar="RUN", help="Go on with a run: its id, or last."),
-    ] = None,
-    devices: Annotated[
-        int | None,
-        typer.Option("--devices", min=1, help="Connected devices with which the run begins."),
-    ] = None,
-    deadline: Annotated[
-        float, typer.Option("--deadline", metavar="SECONDS", help="Of a leg of a round.")
-    ] = 600.0,
-    drain: Annotated[
-        float,
-        typer.Option("--drain", metavar="SECONDS", help="For a round's end, after SIGTERM."),
-    ] = 30.0,
-    enrol_only: Annotated[
-        bool, typer.Option("--enrol-only", help="Enrol devices, and run nothing.")
-    ] = False,
-    population: Annotated[
-        str | None,
-        typer.Option("--population", help="With --enrol-only: whose devices enrol."),
-    ] = None,
+    overrides: Overrides = None,
+    listen: ListenOption = "127.0.0.1:9443",
+    enrol: EnrolOption = "127.0.0.1:9444",
+    advertised: AdvertisedOption = None,
+    advertised_enrol: AdvertisedEnrolOption = None,
+    metrics: MetricsOption = None,
+    resume: ResumeOption = None,
+    devices: DevicesOption = None,
+    deadline: DeadlineOption = 600.0,
+    drain: DrainOption = 30.0,
+    enrol_only: EnrolOnlyOption = False,
+    population: PopulationOption = None,
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> None:
