@@ -8,7 +8,8 @@ written yet.
 Guarantees, against a coordinator and up to ``Rules.collusion`` clients that deviate as they
 like (Bonawitz et al. 2017, section 6.2, Theorem 6.5; the threshold counts the corrupted):
 
-* a session is one run, round, attempt, purpose, plan and task, and isn't entered twice;
+* a session is one run, round, attempt, purpose, plan and task, isn't entered twice, and keeps
+  the rules under which it was entered;
 * every peer is in the directory pinned on this client, once, with keys it signed for this
   very session; threshold, degree and layers are computed here, from the plan;
 * for each peer a share of its self-mask or of its mask key leaves, never of both, and only
@@ -24,7 +25,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from dataclasses import replace
+from dataclasses import astuple, replace
 from typing import Any, TypeVar
 
 from numpy.typing import NDArray
@@ -111,6 +112,7 @@ class MaskingClient:
         place = (invitation.run, invitation.purpose, invitation.round, invitation.attempt)
         session = invitation.session()
         said = {f: getattr(invitation, f) for f in ("run", "round", "attempt", "purpose")}
+        said["rules"] = list(astuple(self._rules))
         drawn = (channel.private.hex(), mask.private.hex(), os.urandom(32).hex())
         secrets = Secrets(said, session, *drawn)
         keys = (channel.public, mask.public)
@@ -321,7 +323,11 @@ class MaskingClient:
 
     def _load(self, session: str) -> tuple[str, Secrets]:
         phase, body = self._vault.read(self.client, session)
-        return phase, Secrets(**json.loads(body))
+        secrets = Secrets(**json.loads(body))
+        # Else a later leg could be asked for as if under a plan with a lower threshold.
+        if secrets.invitation.get("rules") != list(astuple(self._rules)):
+            raise RoundError(f"session={session[:12]} was entered under other rules")
+        return phase, secrets
 
     def _read(self, session: str, phase: str) -> Secrets:
         found, secrets = self._load(session)

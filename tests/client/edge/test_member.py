@@ -326,3 +326,17 @@ def test_altered_legs_are_answered_or_refused(leg: int) -> None:
         except Declined as no:
             reasons.add(no.reason)
     assert "MALFORMED" in reasons
+
+
+def test_a_session_is_not_another_runs_with_a_weaker_plan() -> None:
+    fleet = Fleet()
+    session = Coordinator(fleet)
+    for kind in session.legs[:3]:
+        session.leg(kind)
+    _, weaker, _ = devices.exported("secure.collusion=0", "secure.dropout=0.3", run="run-2")
+    signed = weaker.encode(fleet.coordinator)
+    body = session._bodies("query.confirm")[0]
+    moved = dataclasses.replace(Survivors.decode(body), run="run-2").encode()
+    asked = fleet.members[0].answer
+    declined(lambda: asked("query.confirm", moved, signed), "PROTOCOL", "other rules")
+    assert asked("query.confirm", body, fleet.signed)

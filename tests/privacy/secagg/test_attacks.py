@@ -601,3 +601,25 @@ def test_half_told_of_other_members_neither_half_has_a_quorum() -> None:
         for k in group:
             with pytest.raises(RoundError, match=f"{len(group)} clients signed"):
                 session.clients[k].reveal(Reveal("r", 1, 0, session.id, rows, b""))
+
+
+# A session under the rules of another plan
+
+
+@pytest.mark.parametrize("phase", ["share", "mask", "confirm", "reveal"])
+def test_a_session_keeps_the_rules_under_which_it_was_entered(phase: str, tmp_path: Path) -> None:
+    session = Session(SIZE, folder=tmp_path).until(phase)
+    session.rules = dataclasses.replace(RULES, collusion=0)
+    session.restart(0)
+    lenient = session.clients[0]
+    legs: dict[str, Callable[[], Any]] = {
+        "share": lambda: lenient.share(session.roster, SystemSource()),
+        "mask": lambda: lenient.join(session.id, session.members),
+        "confirm": lambda: lenient.confirm(session.survivors),
+        "reveal": lambda: lenient.reveal(session.requests[0]),
+    }
+    with pytest.raises(RoundError, match="other rules"):
+        legs[phase]()
+    session.rules = RULES
+    session.restart(0)
+    ends_well(session)
