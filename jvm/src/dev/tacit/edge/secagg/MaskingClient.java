@@ -99,7 +99,8 @@ public final class MaskingClient {
                 session)
             .with("channel", channel.scalar())
             .with("mask", mask.scalar())
-            .with("self_seed", random.apply(32));
+            .with("self_seed", random.apply(32))
+            .with("rules", ruled());
     byte[] answer =
         answer(Kind.ADVERTISEMENT, secrets, channel.publicKey(), mask.publicKey());
     vault.open(secrets, given("query.advertise", request, answer));
@@ -249,7 +250,7 @@ public final class MaskingClient {
     if (before != null) {
       return before;
     }
-    Vault.Held held = vault.read(session);
+    Vault.Held held = held(session);
     Secrets secrets = held.secrets;
     byte[] packed = survivors.bytes("members");
     if (held.phase.equals("masked")) {
@@ -296,7 +297,7 @@ public final class MaskingClient {
     if (before != null) {
       return before;
     }
-    Vault.Held held = vault.read(session);
+    Vault.Held held = held(session);
     if (!held.phase.equals("confirmed") && !held.phase.equals("revealed")) {
       throw TacitException.protocol("shares were asked for in phase " + held.phase);
     }
@@ -386,8 +387,23 @@ public final class MaskingClient {
     return new Cohort(secrets.get("roster"), rules);
   }
 
+  /** A session, which keeps the rules under which it was entered: no other plan's will do. */
+  private Vault.Held held(String session) {
+    Vault.Held found = vault.read(session);
+    if (!Arrays.equals(found.secrets.get("rules"), ruled())) {
+      throw TacitException.protocol("the session was entered under other rules");
+    }
+    return found;
+  }
+
+  private byte[] ruled() {
+    String text =
+        rules.minimum + " " + rules.largest + " " + rules.dropout + " " + rules.collusion;
+    return Bytes.utf8(text);
+  }
+
   private Secrets read(String session, String phase) {
-    Vault.Held held = vault.read(session);
+    Vault.Held held = held(session);
     if (!held.phase.equals(phase)) {
       throw TacitException.protocol("the session is in phase " + held.phase + ", not " + phase);
     }
