@@ -22,7 +22,6 @@ from flwr.supercore.superexec.executor.subprocess_executor import SubprocessExec
 
 # What a ClientApp's process would import, as found by looking; one that isn't there is left out.
 PRELOADED = [
-    "tacit.client.superexec",
     "tacit.client.app",
     "flwr.supernode.runtime.run_clientapp",
     "dp_accounting",

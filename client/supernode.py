@@ -8,6 +8,10 @@ unanswered, and the log says why.
 It doesn't stop a run's configuration from naming, as its task, another module that is installed
 at the silo.
 
+A SuperNode that was killed is taken for alive for a minute, and the SuperLink doesn't let another
+one with its key in. This one writes its node's number beside its key, and begins by saying that
+the one of before is gone.
+
 With ``--isolation process`` it starts a `tacit.client.superexec` beside itself, and again
 whenever that ends. The two share ``--superexec-auth-secret-file``, without which any account of
 the machine could take this silo's messages.
@@ -29,12 +33,21 @@ import time
 import tomllib
 import zipfile
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
+import httpx
+from flwr.proto.fleet_pb2 import (
+    ActivateNodeRequest,
+    ActivateNodeResponse,
+    DeactivateNodeRequest,
+)
 from flwr.supercore.fab import Fab
 from flwr.supercore.run import RunNotRunningException
+from flwr.supernode import fleet_http_connection as fleet
 from flwr.supernode import start_client_internal as flower
 from flwr.supernode.cli.flower_supernode import flower_supernode
+from flwr.supernode.fleet_http_client import FleetHttpClient
 
 from tacit.privacy.errors import ConfigError
 
@@ -96,14 +109,47 @@ def _guarded(connect: Callable[..., Any]) -> Callable[..., Any]:
     return connection
 
 
-def _beside(arguments: list[str]) -> list[str] | None:
-    """The command of the SuperExec that belongs to a SuperNode, if it is to be started."""
+class Returning(FleetHttpClient):
+    """Flower's connection to the SuperLink, of a node that may have been there before.
+
+    Attributes:
+        number: file of the node's number; None remembers nothing.
+    """
+
+    number: Path | None = None
+
+    def ActivateNode(self, request: ActivateNodeRequest) -> ActivateNodeResponse:  # noqa: N802
+        """Comes online, in the place of what was killed."""
+        before = self._before()
+        if before is not None:
+            # Refused where the node is offline, or another's: then there is nothing to end.
+            with contextlib.suppress(httpx.HTTPStatusError):
+                self.DeactivateNode(DeactivateNodeRequest(node_id=before))
+        made = super().ActivateNode(request)
+        if self.number is not None:
+            self.number.write_text(f"{made.node_id}\n")
+        return made
+
+    def _before(self) -> int | None:
+        if self.number is None or not self.number.is_file():
+            return None
+        found = self.number.read_text().strip()
+        return int(found) if found.isdecimal() and int(found) < 2**64 else None
+
+
+def _options(arguments: list[str]) -> argparse.Namespace:
+    """Those of Flower's options that matter here."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--isolation", default="subprocess")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", default="9094")
     parser.add_argument("--superexec-auth-secret-file")
-    known, _ = parser.parse_known_args(arguments)
+    parser.add_argument("--auth-supernode-private-key", type=Path)
+    return parser.parse_known_args(arguments)[0]
+
+
+def _beside(known: argparse.Namespace) -> list[str] | None:
+    """The command of the SuperExec that belongs to a SuperNode, if it is to be started."""
     if known.isolation != "process":
         return None
     command = [sys.executable, "-m", "tacit.client.superexec", "--insecure"]
@@ -123,8 +169,13 @@ def _keep_up(command: list[str]) -> None:
 
 def main() -> None:
     """Runs the SuperNode until it is told to stop."""
+    known = _options(sys.argv[1:])
     flower._init_connection = _guarded(flower._init_connection)
-    command = _beside(sys.argv[1:])
+    if known.auth_supernode_private_key is not None:
+        Returning.number = known.auth_supernode_private_key.expanduser().with_suffix(".id")
+        # By name, since it is that module's by an import.
+        setattr(fleet, "FleetHttpClient", Returning)  # noqa: B010
+    command = _beside(known)
     if command is not None:
         threading.Thread(target=_keep_up, args=(command,), daemon=True).start()
     flower_supernode()

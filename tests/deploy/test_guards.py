@@ -156,10 +156,9 @@ def test_flowers_supernode_is_the_one_that_is_guarded() -> None:
 
 
 def test_the_superexec_beside_a_supernode() -> None:
-    assert supernode._beside(["--superlink", "x:1"]) is None
-    made = supernode._beside(
-        ["--isolation", "process", "--port", "7", "--superexec-auth-secret-file", "s"]
-    )
+    assert supernode._beside(supernode._options(["--superlink", "x:1"])) is None
+    words = ["--isolation", "process", "--port", "7", "--superexec-auth-secret-file", "s"]
+    made = supernode._beside(supernode._options(words))
     assert made is not None
     assert made[-2:] == ["--superexec-auth-secret-file", "s"]
     assert "127.0.0.1:7" in made
