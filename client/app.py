@@ -3,8 +3,8 @@
 ``tacit.client.app:app`` runs on Flower's own engines, where the task is found by the name
 in the configuration; `make_app` takes a task made in Python. Messages: ``train``,
 ``evaluate``, and for secure aggregation ``query.advertise``, ``query.share``,
-``query.confirm`` and ``query.reveal``; plain ``query`` asks a node for its number. Replies are
-signed where a request has a nonce (`tacit.configs.wire`).
+``query.confirm`` and ``query.reveal``; plain ``query`` asks a node for its number. Replies, and
+refusals, are signed where a request has a nonce (`tacit.configs.wire`).
 """
 
 from __future__ import annotations
@@ -15,9 +15,11 @@ from collections.abc import Callable
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
-from tacit.client.member import Member, party_of
-from tacit.client.member import number as number
+from tacit.client.member import Member
+from tacit.client.node import number as number
+from tacit.client.node import party_of
 from tacit.client.party import Party
+from tacit.client.refusing import answered
 from tacit.client.trainer import Trainer
 from tacit.configs import build, wire
 from tacit.configs.spec import RunSpec
@@ -25,6 +27,7 @@ from tacit.tasks.task import Task, check, load
 from tacit.tasks.task import plan as privacy_plan
 
 MakeTrainer = Callable[[Task, RunSpec], Trainer]
+Handler = Callable[[Message, Context], Message]
 
 
 def make_app(
@@ -50,13 +53,21 @@ def make_app(
             kept[spec] = (trainer or make_trainer)(check(task, spec), spec)
         return Member(kept[spec], context, party)
 
-    @made.train()
-    def train(message: Message, context: Context) -> Message:
-        return member(context).train(message)
+    def leg(name: str) -> Handler:
+        def answer(message: Message, context: Context) -> Message:
+            def work() -> Message:
+                made: Message = getattr(member(context), name)(message)
+                return made
 
-    @made.evaluate()
-    def evaluate(message: Message, context: Context) -> Message:
-        return member(context).evaluate(message)
+            return answered(message, context, party, work)
+
+        return answer
+
+    made.train()(leg("train"))
+    made.evaluate()(leg("evaluate"))
+    # The exchanges of secure aggregation around the training itself.
+    for name in ("advertise", "share", "confirm", "reveal"):
+        made.query(name)(leg(name))
 
     @made.query()
     def who(message: Message, context: Context) -> Message:
@@ -67,28 +78,7 @@ def make_app(
             identity = own.identity(client) if own is not None else None
         return Message(wire.tell_who(message, client, identity), reply_to=message)
 
-    _register_sessions(made, member)
     return made
-
-
-def _register_sessions(made: ClientApp, member: Callable[[Context], Member]) -> None:
-    """The exchanges of secure aggregation around the training itself."""
-
-    @made.query("advertise")
-    def advertise(message: Message, context: Context) -> Message:
-        return member(context).advertise(message)
-
-    @made.query("share")
-    def share(message: Message, context: Context) -> Message:
-        return member(context).share(message)
-
-    @made.query("confirm")
-    def confirm(message: Message, context: Context) -> Message:
-        return member(context).confirm(message)
-
-    @made.query("reveal")
-    def reveal(message: Message, context: Context) -> Message:
-        return member(context).reveal(message)
 
 
 def make_trainer(task: Task, spec: RunSpec) -> Trainer:

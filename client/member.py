@@ -12,7 +12,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from functools import cached_property
-from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -23,7 +22,9 @@ from tacit.client import guard, update
 from tacit.client.delivery import Delivery
 from tacit.client.floors import Floors
 from tacit.client.ledger import Participation
-from tacit.client.party import LocalParty, Party, folder_party
+from tacit.client.node import number, party_of
+from tacit.client.party import LocalParty, Party
+from tacit.client.refusing import Declined, because
 from tacit.client.trainer import Trainer
 from tacit.configs import wire
 from tacit.privacy.errors import ConfigError, RoundError
@@ -144,8 +145,10 @@ class Member:
 
     def _train(self, request: TrainRequest) -> Body:
         self._agree(request, "train")
-        guard.check_clip(self._plan, request.clip)
-        self._floors.check_clip(request.clip)
+        with because("PLAN"):
+            guard.check_clip(self._plan, request.clip)
+        with because("FLOOR"):
+            self._floors.check_clip(request.clip)
         delivery = self._delivery("train", request)
         inputs, targets = self._data()
         labels = ("train", request.round, self._client)
@@ -173,8 +176,7 @@ class Member:
         return self._once("evaluate", request, made)
 
     def _advertise(self, invitation: Invitation) -> Body:
-        guard.check_plan(self._plan, invitation.plan)
-        self._floors.check(self._plan)
+        self._agree_on_plan(invitation.plan)
         self._project(invitation)
         return self._masking().advertise(invitation)
 
@@ -184,15 +186,21 @@ class Member:
         return masking.share(roster, self._randomness.source("shares", *labels, self._client))
 
     def _agree(self, request: Request, purpose: str) -> None:
-        guard.check_plan(self._plan, request.plan)
-        self._floors.check(self._plan)
+        self._agree_on_plan(request.plan)
         if request.frozen != self._own.frozen:
-            raise RoundError(
+            raise Declined(
+                "PLAN",
                 "the coordinator's model differs from this client's in what isn't trained",
                 "make buffers and frozen parameters in the task's model() without outside state",
             )
         if self._plan.aggregation != "secure":
             self._project_task(purpose, request)
+
+    def _agree_on_plan(self, digest: str) -> None:
+        with because("PLAN"):
+            guard.check_plan(self._plan, digest)
+        with because("FLOOR"):
+            self._floors.check(self._plan)
 
     def _delivery(self, purpose: str, request: Request) -> Delivery | None:
         if self._plan.rules is None:
@@ -266,43 +274,3 @@ def _session(request: SessionMessage) -> str:
 def _of_task(purpose: str) -> Callable[[Any], str]:
     """The session that a task belongs to."""
     return lambda request: Invitation.to(request, purpose).session()
-
-
-def number(context: Context) -> int:
-    """The client's number, from the node's configuration.
-
-    Raises:
-        RoundError: it has none.
-    """
-    found = context.node_config.get("partition-id")
-    if found is None:
-        raise RoundError(
-            "this node has no partition-id", "start it with --node-config 'partition-id=K'"
-        )
-    if isinstance(found, bool) or not str(found).isdecimal():
-        raise RoundError(f"this node's partition-id={found} isn't a client's number")
-    return int(found)
-
-
-def party_of(context: Context, given: Party | None = None) -> Party | None:
-    """Whose key, directory, floors and vault a node has; None if it has no folder of them.
-
-    A node says where they are, and is then deployed; only in Flower's simulation, where all
-    nodes are one machine's, is it the folder that the coordinator keeps for them.
-
-    Args:
-        context: of the node.
-        given: what to take instead.
-
-    Raises:
-        StorageError: the folder has no directory.
-    """
-    if given is not None:
-        return given
-    if context.node_config.get("client-home"):
-        return folder_party(Path(str(context.node_config["client-home"])), True)
-    home = context.run_config.get("home")
-    simulated = Path(str(home)) / "clients" if home else None
-    if simulated is None or not simulated.is_dir():
-        return None
-    return folder_party(simulated)

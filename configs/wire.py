@@ -1,14 +1,20 @@
-"""How a tacit message travels in a Flower message: one record of bytes, signed where asked.
+"""How a tacit message travels in a Flower message: a record of bytes, signed where asked.
 
-A request has ``body``, the message's bytes, and where replies have to be signed ``nonce``, 16
-fresh bytes. A reply has ``body`` and, if the request had a nonce, ``signature``: Ed25519 by the
-client's identity over nonce, kind, client and body (`tacit.protocol.statements`). Who a reply
-is from is what its signature says; Flower's word for it, ``src_node_id``, is the sender's own.
-The question which client a node is has no message in it, and its reply has ``client``.
+A request's record ``tacit`` has ``body``, the message's bytes. Where replies have to be signed
+it has another record, ``tacit.nonce``, of 16 fresh bytes: apart, since Flower uploads equal
+records once, and a cohort's requests differ in nothing else. A reply has ``body`` and, if the
+request had a nonce, ``signature``: Ed25519 by the client's identity over nonce, kind, client and
+body (`tacit.protocol.statements`). Who a reply is from is what its signature says; Flower's word
+for it, ``src_node_id``, is the sender's own. A client that refuses, and was given a nonce, says
+``reason`` (a number of ``Refusal.Reason`` in `tacit.edge.v1`) and ``text`` instead of a body,
+signed likewise. The question which client a node is has no message in it, and its reply has
+``client``.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TypeVar
 
 from flwr.app import ConfigRecord, RecordDict
@@ -17,12 +23,41 @@ from flwr.app import Message as FlowerMessage
 from tacit.privacy.errors import MessageError
 from tacit.privacy.messages import Message
 from tacit.privacy.secagg.keys import Identity, verify
+from tacit.protocol import edge_pb2 as pb
 from tacit.protocol import statements
 
 M = TypeVar("M", bound=Message)
 
-_RECORD, _KEY, _NONCE, _SIGNATURE = "tacit", "body", "nonce", "signature"
+_RECORD, _KEY, _SIGNATURE = "tacit", "body", "signature"
+_NONCE_RECORD, _NONCE = "tacit.nonce", "nonce"
 _WHO, _CLIENT = "ask", "client"
+_REASON, _TEXT = "reason", "text"
+MAX_TEXT = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """What a client says that doesn't answer.
+
+    Attributes:
+        reason: a number of ``Refusal.Reason`` in `tacit.edge.v1`.
+        text: of at most `MAX_TEXT` bytes; names settings, never data.
+    """
+
+    reason: int
+    text: str
+
+    def __str__(self) -> str:
+        text = "".join(c if c.isprintable() else "?" for c in self.text)
+        return f"{self.name}: {text}"
+
+    @property
+    def name(self) -> str:
+        """The reason's name; of a later version's, its number."""
+        try:
+            return str(pb.Refusal.Reason.Name(self.reason))
+        except ValueError:
+            return f"REASON_{self.reason}"
 
 
 def pack(message: Message, nonce: bytes | None = None) -> RecordDict:
@@ -38,6 +73,16 @@ def pack(message: Message, nonce: bytes | None = None) -> RecordDict:
 def content(body: bytes, nonce: bytes | None = None) -> RecordDict:
     """As `pack`, of a message in bytes."""
     return _content({_KEY: body}, nonce)
+
+
+def with_nonce(content: RecordDict, nonce: bytes) -> RecordDict:
+    """A request of the same records, as objects too, and a nonce of its own.
+
+    Args:
+        content: of a request without one.
+        nonce: 16 fresh bytes.
+    """
+    return RecordDict({**content, _NONCE_RECORD: ConfigRecord({_NONCE: nonce})})
 
 
 def body(message: FlowerMessage) -> bytes:
@@ -67,11 +112,12 @@ def nonce(message: FlowerMessage) -> bytes | None:
     Raises:
         MessageError: it isn't one.
     """
-    found = _record(message).get(_NONCE)
-    if found is not None and not (
-        isinstance(found, bytes) and len(found) == statements.NONCE_BYTES
-    ):
-        raise MessageError(f"{_RECORD}.{_NONCE} should have {statements.NONCE_BYTES} bytes")
+    record = message.content.get(_NONCE_RECORD) if message.has_content() else None
+    if record is None:
+        return None
+    found = record.get(_NONCE) if isinstance(record, ConfigRecord) else None
+    if not isinstance(found, bytes) or len(found) != statements.NONCE_BYTES:
+        raise MessageError(f"{_NONCE_RECORD} should have {statements.NONCE_BYTES} bytes")
     return found
 
 
@@ -107,6 +153,54 @@ def check(message: FlowerMessage, asked: tuple[bytes, str], client: int, public:
     _verify(message, asked, (client, public), body(message))
 
 
+def refuse(
+    said: Refusal, request: FlowerMessage, client: int, identity: Identity
+) -> RecordDict | None:
+    """The content of a refusal, or None if the request has no nonce to sign it over.
+
+    Args:
+        said: the refusal.
+        request: what isn't answered.
+        client: who refuses.
+        identity: its signing key.
+
+    Raises:
+        MessageError: the request has a nonce that isn't one.
+    """
+    asked = nonce(request)
+    if asked is None:
+        return None
+    kind = request.metadata.message_type
+    statement = statements.refusal(asked, kind, client, said.reason, said.text)
+    return refused(said, identity.sign(statement))
+
+
+def refused(said: Refusal, signature: bytes) -> RecordDict:
+    """The content of a refusal that was signed elsewhere, as a device's is."""
+    return _content({_REASON: said.reason, _TEXT: said.text, _SIGNATURE: signature}, None)
+
+
+def refusal(
+    message: FlowerMessage, asked: tuple[bytes, str], client: int, public: bytes
+) -> Refusal | None:
+    """A client's refusal, if the reply is one; arguments as of `check`.
+
+    Raises:
+        MessageError: it is one that the client didn't sign, or not to this request, or that
+            breaks the rules.
+    """
+    record = _record(message)
+    reason, text = record.get(_REASON), record.get(_TEXT)
+    if reason is None and text is None:
+        return None
+    number = isinstance(reason, int) and not isinstance(reason, bool)
+    if not number or not isinstance(text, str) or len(text.encode()) > MAX_TEXT:
+        raise MessageError("a refusal without a reason, or with too long a text")
+    said = Refusal(int(reason), text)  # type: ignore[arg-type]  # checked above
+    _verify_signature(record, public, statements.refusal(*asked, client, said.reason, text))
+    return said
+
+
 def ask_who(nonce: bytes | None = None) -> RecordDict:
     """The content of a question to a node: which client are you?"""
     # A query's content can't be empty, so it carries a word.
@@ -135,10 +229,9 @@ def check_who(message: FlowerMessage, asked: tuple[bytes, str], client: int, pub
     _verify(message, asked, (client, public), b"")
 
 
-def _content(fields: dict[str, bytes | int | str], nonce: bytes | None) -> RecordDict:
-    if nonce is not None:
-        fields = {**fields, _NONCE: nonce}
-    return RecordDict({_RECORD: ConfigRecord(fields)})  # type: ignore[arg-type]
+def _content(fields: Mapping[str, bytes | int | str], nonce: bytes | None) -> RecordDict:
+    made = RecordDict({_RECORD: ConfigRecord(dict(fields))})
+    return made if nonce is None else with_nonce(made, nonce)
 
 
 def _record(message: FlowerMessage) -> ConfigRecord:
@@ -164,8 +257,12 @@ def _verify(
     message: FlowerMessage, asked: tuple[bytes, str], who: tuple[int, bytes], said: bytes
 ) -> None:
     client, public = who
-    signature = _record(message).get(_SIGNATURE)
+    _verify_signature(_record(message), public, statements.reply(*asked, client, said))
+
+
+def _verify_signature(record: ConfigRecord, public: bytes, statement: bytes) -> None:
+    signature = record.get(_SIGNATURE)
     if not isinstance(signature, bytes):
         raise MessageError("a reply that isn't signed")
-    if not verify(public, signature, statements.reply(*asked, client, said)):
+    if not verify(public, signature, statement):
         raise MessageError("a reply that its client didn't sign, or not to this request")

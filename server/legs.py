@@ -9,9 +9,12 @@ this very request, whoever brought it; anything else is counted, logged, and wai
 reply is yielded for each client, and none after the deadline, which is the leg's own and not
 Flower's. With ``resend`` a request is sent again, its nonce the same, to who hasn't answered:
 messages are lost with the node that pulled them. Clients give one answer however often they are
-asked (`tacit.client.member`), so the first one is as good as any.
-It doesn't guarantee that an error is from its client: those aren't signed. An authenticated node
-that gets hold of another's request can cost that client its place in the leg, and no more.
+asked (`tacit.client.member`), so the first one is as good as any. A refusal ends the wait for its
+client only if that client signed it; any other error is one of the way there, and while there is
+time the request is sent again. An authenticated node that gets hold of another's request can
+thus delay that client, and no more.
+Where nothing is sent again (behind the gateway, in a process) an error ends the wait, since
+nothing else will come.
 """
 
 from __future__ import annotations
@@ -57,8 +60,8 @@ class Reply:
     Attributes:
         client: the client's number.
         message: the reply, or None.
-        problem: why there is none: "error", "refused" (it wasn't the client's), or "no reply"
-            after the deadline.
+        problem: why there is none: "error", which may be the client's own refusal, "refused"
+            (it wasn't the client's), or "no reply" after the deadline.
         detail: of an error, for the operator's eyes.
     """
 
@@ -207,7 +210,9 @@ class Legs:
         asked, identifier = leg.waiting[client], message.metadata.reply_to_message_id
         if message.has_error():
             reason = message.error.reason or ""
-            if message.error.code not in _LOST or (self._resend is None and not asked.forged):
+            # With a directory a client signs its refusals, so this is none.
+            on_the_way = self._directory is not None or message.error.code in _LOST
+            if not on_the_way or (self._resend is None and not asked.forged):
                 return Reply(client, None, "error", reason)
             leg.drop(client, identifier)
             asked.lost(reason)
@@ -215,10 +220,7 @@ class Legs:
         if self._directory is None or asked.nonce is None:
             return Reply(client, message)
         try:
-            public = self._directory.public(client)
-            if public is None:
-                raise MessageError("a client that isn't in the directory")
-            wire.check(message, (asked.nonce, leg.kind), client, public)
+            return self._verified((asked.nonce, leg.kind), client, message, self._directory)
         except MessageError as error:
             asked.forged = error.message
             telemetry.reply(leg.kind, "forged")
@@ -227,6 +229,20 @@ class Legs:
                 # Nothing would end the wait for another reply to the same message.
                 leg.drop(client, identifier)
             return None
+
+    @staticmethod
+    def _verified(
+        asked: tuple[bytes, str], client: int, message: FlowerMessage, directory: Directory
+    ) -> Reply:
+        """What a client said under its signature: an answer, or that it refuses."""
+        public = directory.public(client)
+        if public is None:
+            raise MessageError("a client that isn't in the directory")
+        refusal = wire.refusal(message, asked, client, public)
+        if refusal is not None:
+            log.warning("%s: a client refused: %s", asked[1], refusal)
+            return Reply(client, None, "error", str(refusal))
+        wire.check(message, asked, client, public)
         return Reply(client, message)
 
     def _lost(self, leg: _Leg) -> Iterator[Reply]:
@@ -285,19 +301,15 @@ class _Leg:
         self.kind, self._requests = kind, requests
         self.group = next((str(r.round) for r in requests.values()), "")
         # Requests are mostly one and the same.
-        self._bodies = {id(r): r.encode() for r in {id(r): r for r in requests.values()}.values()}
-        self._contents: dict[int, RecordDict] = {}
+        distinct = {id(r): r for r in requests.values()}
+        self._contents = {key: wire.pack(request) for key, request in distinct.items()}
         self.waiting = {k: _Asked(os.urandom(NONCE_BYTES) if signed else None) for k in requests}
         self.ids: dict[str, int] = {}
 
     def content(self, client: int) -> RecordDict:
         """What a client is sent."""
-        nonce, key = self.waiting[client].nonce, id(self._requests[client])
-        if nonce is not None:
-            return wire.content(self._bodies[key], nonce)
-        if key not in self._contents:
-            self._contents[key] = wire.content(self._bodies[key])
-        return self._contents[key]
+        nonce, common = self.waiting[client].nonce, self._contents[id(self._requests[client])]
+        return common if nonce is None else wire.with_nonce(common, nonce)
 
     def done(self, client: int) -> None:
         """Stops waiting for a client; what else comes from it is dropped."""

@@ -180,7 +180,7 @@ def test_another_plan_is_refused_before_any_data_is_read(
     assert "plan digest" in refused(made.ask(made.request(kind, plan="0" * 64)))
     assert "isn't trained" in refused(made.ask(made.request(kind, frozen="0" * 64)))
     with pytest.raises(RoundError, match="isn't trained") as caught:
-        directly(made, {"partition-id": 6}, made.request(kind, frozen="0" * 64))
+        directly(made, SIMULATED | {"partition-id": 6}, made.request(kind, frozen="0" * 64))
     assert "outside state" in caught.value.hint
     assert read == []
     made.ask(made.request(kind))
@@ -222,6 +222,10 @@ def test_a_clients_own_failure_is_an_error_reply(side: Callable[..., Side]) -> N
     assert "the disk is gone" in (answer.error.reason or "")
 
 
+# What Flower's simulation gives each of its nodes beside its number.
+SIMULATED = {"num-partitions": 20}
+
+
 def directly(made: Side, node_config: dict[str, Any], request: Any = None) -> Message:
     context = Context(
         run_id=1,
@@ -243,12 +247,13 @@ def test_a_node_without_a_partition_id_says_how_to_give_it_one(side: Callable[..
 def test_a_partition_id_that_is_no_clients_number_is_refused(
     side: Callable[..., Side], odd: int | str
 ) -> None:
+    config = SIMULATED | {"partition-id": odd}
     with pytest.raises(RoundError, match="partition-id"):
-        directly(side(data=lambda k: [records(j) for j in range(20)][k]), {"partition-id": odd})
+        directly(side(data=lambda k: [records(j) for j in range(20)][k]), config)
 
 
 def test_a_partition_id_in_words_of_the_command_line_is_read(side: Callable[..., Side]) -> None:
-    reply = directly(side(), {"partition-id": "6"})
+    reply = directly(side(), SIMULATED | {"partition-id": "6"})
     assert not reply.has_error()
 
 

@@ -12,12 +12,14 @@ import numpy as np
 import pytest
 import torch
 from flwr.app import ConfigRecord, Context, Message, RecordDict
+from flwr.supercore.task_identity import TaskIdentity
 from torch import nn
 
 from tacit.client.app import make_app
 from tacit.client.caps import Caps
 from tacit.client.ledger import ClientLedger
 from tacit.client.party import folder_party
+from tacit.client.refusing import Declined
 from tacit.client.trainer import Trainer
 from tacit.configs import build, wire
 from tacit.privacy.errors import ConfigError, MessageError, RoundError
@@ -70,7 +72,7 @@ class Deployed:
         self.app = make_app(own)
         # Sets what Flower needs to make messages.
         InProcessGrid(self.app, 1, {})
-        self.node = {"partition-id": 0, "client-home": str(home), **node}
+        self.place, self.node = 5, {"partition-id": 0, "client-home": str(home), **node}
 
     def request(self, kind: type = TrainRequest, **changes: Any) -> Any:
         clients = CLIENTS if self.plan.rules and self.plan.aggregation == "plain" else 0
@@ -88,18 +90,23 @@ class Deployed:
         return kind(**{**fields, **changes})
 
     def ask(self, kind: str, body: Body | None, nonce: bytes | None = NONCE) -> Message:
-        """The reply; a refusal is raised."""
+        """The reply; a refusal is raised, verified if it is signed."""
         content = wire.ask_who(nonce) if body is None else wire.pack(body, nonce)
         message = Message(content, dst_node_id=5, message_type=kind)
         message.metadata.__dict__["_message_id"] = "m"
         context = Context(
             run_id=1,
-            node_id=5,
+            node_id=self.place,
             node_config=self.node,
             state=RecordDict(),
             run_config={"spec": json.dumps(self.spec.to_dict())},
         )
-        return self.app(message, context)
+        reply = self.app(message, context)
+        if nonce is not None and reply.has_content():
+            said = wire.refusal(reply, (nonce, kind), int(self.node["partition-id"]), self.key)
+            if said is not None:
+                raise Declined(said.name, said.text)
+        return reply
 
     @property
     def key(self) -> bytes:
@@ -172,11 +179,85 @@ def test_without_a_nonce_nothing_is_signed(make: Make) -> None:
 def test_a_node_without_a_key_cant_answer_where_signatures_are_asked_for(make: Make) -> None:
     side = make(*CENTRAL)
     del side.node["client-home"]
+    side.node["num-partitions"] = CLIENTS
     with pytest.raises(ConfigError, match="client-home"):
         side.ask("train", side.request())
     with pytest.raises(MessageError, match="no key"):
         side.ask("query", None)
     assert not side.ask("train", side.request(), None).has_error()
+
+
+LEGS = ["train", "evaluate", "query.advertise", "query.share", "query.confirm", "query.reveal"]
+
+
+@pytest.mark.parametrize("kind", ["query", *LEGS])
+@pytest.mark.parametrize("nonce", [None, NONCE])
+def test_a_supernode_without_a_folder_is_no_simulations(
+    make: Make, kind: str, nonce: bytes | None
+) -> None:
+    """A coordinator can't have it train without floors, ledger and key by asking for no nonce."""
+    side = make(*CENTRAL)
+    del side.node["client-home"]
+    body = None if kind == "query" else side.request()
+    with pytest.raises(RoundError, match="isn't a simulation's") as caught:
+        side.ask(kind, body, nonce)
+    assert "client-home='FOLDER'" in caught.value.hint
+    # Nor if its operator wrote what Flower's tutorials write, since its process is a SuperNode's.
+    side.node["num-partitions"] = CLIENTS
+    side.place = TaskIdentity.node_id
+    with pytest.raises(RoundError, match="isn't a simulation's"):
+        side.ask(kind, body, nonce)
+    assert side.read == 0
+
+
+# Refusals
+
+
+def test_a_refusal_says_why_under_the_clients_signature(make: Make) -> None:
+    side = make(*SECURE)
+    (side.home / "floors.json").write_text('{"bits": 32, "rounds": 0}')
+    cases = [
+        ("query.advertise", Invitation.to(side.request(plan="0" * 64), "train"), "PLAN"),
+        ("query.advertise", Invitation.to(side.request(), "train"), "FLOOR"),
+        ("train", side.request(frozen="0" * 64), "FLOOR"),
+        ("train", side.request(EvaluateRequest), "MALFORMED"),
+    ]
+    for kind, body, reason in cases:
+        with pytest.raises(Declined) as caught:
+            side.ask(kind, body)
+        assert caught.value.reason == reason
+    (side.home / "floors.json").write_text("{}")
+    side = make(*SECURE)
+    with pytest.raises(Declined, match="session") as caught:
+        side.ask("train", side.request())
+    assert caught.value.reason == "PROTOCOL"
+
+
+def test_a_failure_says_nothing_of_what_failed(
+    make: Make, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    side = make(*CENTRAL)
+
+    def broken(*_: Any) -> Any:
+        raise ValueError("could not convert string to float: 'Jane Doe, 1970-01-01'")
+
+    monkeypatch.setattr(Trainer, "train", broken)
+    with pytest.raises(Declined) as caught:
+        side.ask("train", side.request())
+    assert (caught.value.reason, caught.value.message) == (
+        "FAILED",
+        "the client failed; its own log says why",
+    )
+    assert "Jane Doe" in caplog.text
+    # Where nothing is signed it is Flower's to tell, as it is.
+    with pytest.raises(ValueError, match="Jane Doe"):
+        side.ask("train", side.request(round=2), None)
+
+
+def test_a_nonce_that_isnt_one_gets_no_signature(make: Make) -> None:
+    side = make(*CENTRAL)
+    with pytest.raises(MessageError, match="16 bytes"):
+        side.ask("train", side.request(), bytes(15))
 
 
 # Answers again

@@ -78,11 +78,80 @@ def test_a_request_carries_its_nonce_and_the_same_body() -> None:
 @pytest.mark.parametrize("nonce", [b"", bytes(15), bytes(17), "words", 5])
 def test_a_nonce_that_isnt_one_is_refused(nonce: object) -> None:
     content = wire.pack(REPLY)
-    content["tacit"]["nonce"] = nonce  # type: ignore[index,assignment]
+    content["tacit.nonce"] = ConfigRecord({"nonce": nonce})  # type: ignore[dict-item]
     with pytest.raises(MessageError, match="16 bytes"):
         wire.nonce(carried(content))
     with pytest.raises(MessageError, match="16 bytes"):
         wire.reply(b"said", carried(content), 3, ME)
+
+
+def test_requests_that_differ_in_the_nonce_alone_share_the_rest() -> None:
+    """As objects and, for Flower's store of them, as what their ids are the digests of."""
+    common = wire.pack(REPLY)
+    one, other = (wire.with_nonce(common, bytes([k]) * 16) for k in range(2))
+    assert one["tacit"] is other["tacit"] is common["tacit"]
+    assert one["tacit"].object_id == other["tacit"].object_id
+    assert one["tacit.nonce"].object_id != other["tacit.nonce"].object_id
+    assert one.object_id == wire.pack(REPLY, bytes(16)).object_id
+    assert list(common) == ["tacit"]
+
+
+# Refusals
+
+
+REFUSAL = wire.Refusal(4, "the plan's bits=16 is below this client's floor")
+
+
+def declined(said: wire.Refusal = REFUSAL, client: int = 3) -> Message:
+    content = wire.refuse(said, asked(), client, ME)
+    assert content is not None
+    return Message(content, reply_to=asked())
+
+
+def test_a_refusal_is_signed_like_an_answer() -> None:
+    found = wire.refusal(declined(), (NONCE, "train"), 3, ME.public)
+    assert found == REFUSAL
+    assert str(found) == f"FLOOR: {REFUSAL.text}"
+    assert wire.refusal(answered(asked()), (NONCE, "train"), 3, ME.public) is None
+    assert wire.refuse(REFUSAL, asked(None), 3, ME) is None
+    for nonce, kind, client, key in (
+        (bytes(16), "train", 3, ME.public),
+        (NONCE, "evaluate", 3, ME.public),
+        (NONCE, "train", 4, ME.public),
+        (NONCE, "train", 3, Identity.generate().public),
+    ):
+        with pytest.raises(MessageError, match="didn't sign"):
+            wire.refusal(declined(), (nonce, kind), client, key)
+    # It is no answer, and an answer's signature is none of it.
+    with pytest.raises(MessageError, match="body"):
+        wire.check(declined(), (NONCE, "train"), 3, ME.public)
+
+
+@pytest.mark.parametrize("change", [("reason", 5), ("text", "no"), ("signature", bytes(64))])
+def test_a_changed_refusal_is_none(change: tuple[str, object]) -> None:
+    reply = declined()
+    reply.content["tacit"][change[0]] = change[1]  # type: ignore[index,assignment]
+    with pytest.raises(MessageError, match="didn't sign"):
+        wire.refusal(reply, (NONCE, "train"), 3, ME.public)
+
+
+@pytest.mark.parametrize("change", [("reason", "4"), ("reason", 1.5), ("text", 3), ("text", None)])
+def test_a_malformed_refusal_is_none(change: tuple[str, object]) -> None:
+    reply = declined()
+    record = reply.content["tacit"]
+    assert isinstance(record, ConfigRecord)
+    del record[change[0]]
+    if change[1] is not None:
+        record[change[0]] = change[1]  # type: ignore[assignment]
+    with pytest.raises(MessageError, match="without a reason"):
+        wire.refusal(reply, (NONCE, "train"), 3, ME.public)
+
+
+def test_a_refusals_text_is_short_and_printed_safely() -> None:
+    with pytest.raises(MessageError, match="too long"):
+        wire.refusal(declined(wire.Refusal(4, "é" * 101)), (NONCE, "train"), 3, ME.public)
+    assert str(wire.Refusal(2, "one\ntwo\x1b[31m")) == "EPSILON: one?two?[31m"
+    assert str(wire.Refusal(77, "of a later version")) == "REASON_77: of a later version"
 
 
 def test_a_signature_is_of_this_request_kind_client_and_body() -> None:

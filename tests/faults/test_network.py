@@ -158,13 +158,13 @@ def test_parts_out_of_order_end_the_stream_with_a_reason(
     grid: GatewayGrid, caplog: pytest.LogCaptureFixture
 ) -> None:
     device = edge.enrol(grid.enrol_port, grid.authority.certificate, grid.devices.invite(60.0))
-    from flwr.app import ConfigRecord, Message, RecordDict
+    from flwr.app import Message
 
-    record = ConfigRecord({"body": b"ask", "nonce": bytes(16)})
+    from tacit.configs import wire
+
     node = grid.nodes(1)[device.client]
-    (identifier,) = grid.push_messages(
-        [Message(RecordDict({"tacit": record}), node, "train", ttl=60.0)]
-    )
+    content = wire.content(b"ask", bytes(16))
+    (identifier,) = grid.push_messages([Message(content, node, "train", ttl=60.0)])
     for order in ((1, 0, 2), (0, 2, 1), (0, 0, 1, 2), (2, 1, 0)):
         with edge.stream(device, grid.port) as talk:
             talk.begin()

@@ -239,14 +239,63 @@ def test_an_error_on_the_way_is_no_answer_while_there_is_time(code: int) -> None
 
 def refusing(message: Message, k: int) -> Message:
     if message.metadata.message_type == "evaluate":
+        said = wire.Refusal(4, "this is below my floor")
+        content = wire.refuse(said, message, k, KEYS.identity(k))
+        assert content is not None
+        return Message(content, reply_to=message)
+    return honest(message, k)
+
+
+def failing(message: Message, k: int) -> Message:
+    if message.metadata.message_type == "evaluate":
         raise RoundError("this is below my floor")
     return honest(message, k)
 
 
 def test_a_clients_refusal_is_its_answer() -> None:
     grid = Network(app(c1=refusing))
-    assert counts(Legs(grid, grid.nodes, directory=KEYS, **QUICK)) == {**ALL, 1: "error"}
+    legs = Legs(grid, grid.nodes, directory=KEYS, **QUICK)
+    (found,) = legs.exchange("evaluate", {1: REQUEST})
+    assert (found.message, found.problem) == (None, "error")
+    assert found.detail == "FLOOR: this is below my floor"
     assert len(grid.sent[1]) == 1
+
+
+def once(lie: Reply) -> Reply:
+    """A lie, and then the truth."""
+    lies = [lie]
+    return lambda message, k: (lies.pop() if lies else honest)(message, k)
+
+
+def refusing_for_another(message: Message, k: int) -> Message:
+    """Client 5 has got hold of what client k is asked, and refuses it."""
+    return refusing(message, 5)
+
+
+def reworded(message: Message, k: int) -> Message:
+    reply = refusing(message, k)
+    record = reply.content["tacit"]
+    assert isinstance(record, ConfigRecord)
+    record["reason"] = 10
+    return reply
+
+
+@pytest.mark.parametrize("lie", [failing, refusing_for_another, reworded])
+def test_what_a_client_didnt_refuse_itself_costs_it_time_and_no_more(lie: Reply) -> None:
+    grid = Network(app(c1=once(lie)))
+    assert counts(Legs(grid, grid.nodes, directory=KEYS, **QUICK)) == ALL
+    assert len(grid.sent[1]) >= 2
+    # Who can do so each time has its way in the end.
+    grid = Network(app(c1=lie))
+    legs = Legs(grid, grid.nodes, deadline=0.1, poll=0.001, directory=KEYS, resend=0.02)
+    assert counts(legs)[1] in ("no reply", "refused")
+
+
+def test_where_nothing_is_sent_again_an_error_is_the_end() -> None:
+    grid = Network(app(c1=failing))
+    assert counts(Legs(grid, grid.nodes, directory=KEYS)) == {**ALL, 1: "error"}
+    # Nor is anything signed in a simulation.
+    assert counts(Legs(grid, grid.nodes)) == {**ALL, 1: "error"}
 
 
 def test_the_first_valid_reply_wins_and_others_are_dropped() -> None:

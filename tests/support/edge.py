@@ -214,6 +214,7 @@ class Place:
     """A gateway that runs."""
 
     grid: GatewayGrid
+    asked: dict[str, tuple[tuple[bytes, str], int]] = field(default_factory=dict)
 
     @property
     def ca(self) -> bytes:
@@ -246,11 +247,15 @@ class Place:
     def push_all(
         self, body: bytes, clients: list[int], kind: str = "query.share", ttl: float = PATIENCE
     ) -> list[str]:
+        nonces = [secrets.token_bytes(16) for _ in clients]
         messages = [
-            Message(wire.content(body, secrets.token_bytes(16)), FIRST_NODE + client, kind, ttl=ttl)
-            for client in clients
+            Message(wire.content(body, nonce), FIRST_NODE + client, kind, ttl=ttl)
+            for client, nonce in zip(clients, nonces, strict=True)
         ]
-        return list(self.grid.push_messages(messages))
+        made = list(self.grid.push_messages(messages))
+        for identifier, nonce, client in zip(made, nonces, clients, strict=True):
+            self.asked[identifier] = (nonce, kind), client
+        return made
 
     def pull(self, identifier: str) -> Message:
         """The reply to a task, once there is one."""
@@ -263,6 +268,14 @@ class Place:
         until(came)
         assert found[0].metadata.reply_to_message_id == identifier
         return found[0]
+
+    def refusal(self, identifier: str) -> str:
+        """Reason and text of a refusal, as the coordinator verifies it."""
+        asked, client = self.asked[identifier]
+        public = self.grid.devices.some([client])[client].identity
+        said = wire.refusal(self.pull(identifier), asked, client, public)
+        assert said is not None
+        return str(said)
 
     def empty(self) -> bool:
         """Whether nothing is kept: no task, no reply, no body, no answer."""

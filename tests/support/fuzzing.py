@@ -18,8 +18,9 @@ from typing import Any
 
 import edge
 import grpc
-from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.app import Message
 
+from tacit.configs.wire import content as packed
 from tacit.privacy.secagg.keys import Identity
 from tacit.protocol import edge_pb2 as pb
 from tacit.protocol import statements
@@ -275,9 +276,9 @@ class Target:
         while len(self.desk.tasks(self.device.client)) < 3:
             coins = self.spoil.coins
             kind = coins.choice(KINDS)
-            record = ConfigRecord({"body": coins.randbytes(40), "nonce": bytes(16)})
             node = FIRST_NODE + self.device.client
-            message = Message(RecordDict({"tacit": record}), node, kind, ttl=3600.0)
+            content = packed(coins.randbytes(40), bytes(16))
+            message = Message(content, node, kind, ttl=3600.0)
             self.desk.lay([(self.device.client, message)])
         found = self.desk.tasks(self.device.client)
         return [pb.Task(id=task.id, kind=task.kind, nonce=task.nonce) for task in found]

@@ -111,14 +111,14 @@ def test_a_device_can_not_answer_for_another(gateway: Gateway) -> None:
             assert wire.body(place.pull(mine)) == b"mine"
 
 
-def test_a_refusal_is_an_error_with_its_reason(
+def test_a_refusal_comes_as_its_device_signed_it(
     gateway: Gateway, caplog: pytest.LogCaptureFixture
 ) -> None:
     with gateway() as place, place.ready(place.device()) as stream:
         identifier = place.push(b"what")
         stream.refuse(stream.receive("task"), 2, "lifetime epsilon\nis spent")
         assert stream.receive("received").accepted
-        assert place.pull(identifier).error.reason == "EPSILON: lifetime epsilon?is spent"
+        assert place.refusal(identifier) == "EPSILON: lifetime epsilon?is spent"
         place.push(b"what")
         stream.refuse(stream.receive("task"), 2, "another's", forged=True)
         assert stream.ended() == (
