@@ -58,10 +58,12 @@ class Jvm:
             "ca": authority.certificate.decode(),
             "authority": authority.public.hex(),
             "coordinator": authority.coordinator.public.hex(),
-            "token": grid.devices.invite(600.0, self.client),
+            **changes,
         }
+        if "token" not in changes:
+            bundle["token"] = grid.devices.invite(600.0, self.client)
         path = self.home.parent / "bundle.json"
-        path.write_text(json.dumps({**bundle, **changes}))
+        path.write_text(json.dumps(bundle))
         made = command(self._path, MAIN, "enrol", path, self.home)
         done = subprocess.run(made, capture_output=True, text=True)
         if done.returncode:
