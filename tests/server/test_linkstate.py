@@ -20,7 +20,9 @@ from flwr.supercore.constant import FLWR_IN_MEMORY_DB_NAME, NOOP_FEDERATION_ID
 from flwr.supercore.object_store import ObjectStoreFactory
 from flwr.supercore.run import Run
 from flwr.superlink.federation import NoOpFederationManager
+from flwr.superlink.grid.http_grid import HttpGrid
 from flwr.superlink.grid.inmemory_grid import InMemoryGrid
+from flwr.superlink.servicer.runtime import runtime_handlers
 
 from tacit.configs import wire
 from tacit.privacy.messages import EvaluateReply, EvaluateRequest
@@ -165,3 +167,41 @@ def test_a_node_that_is_offline_is_waited_for_and_comes_back(link: Link) -> None
     # One that stays away costs the leg its time, and itself its place.
     link.answers[0] = once(silent)
     assert link.counts(deadline=0.5) == {**ALL, 0: "no reply"}
+
+
+class Uploads:
+    """The SuperLink's own handlers, called; counts what is uploaded to them."""
+
+    def __init__(self, state: Any) -> None:
+        self._state, self._task = state, Task(task_id=1, run_id=1)
+        self.objects: list[int] = []
+
+    def PushMessages(self, request: Any) -> Any:
+        return runtime_handlers.push_messages(request, self._state, self._task)
+
+    def PushObject(self, request: Any) -> Any:
+        self.objects.append(len(request.object_content))
+        return runtime_handlers.push_object(request, self._state, self._task)
+
+    def PullMessages(self, request: Any) -> Any:
+        return runtime_handlers.pull_messages(request, self._state, self._task)
+
+
+def test_a_model_is_uploaded_once_however_many_silos_are_asked() -> None:
+    """Flower keeps records by their digests, and is told only those that it hasn't got."""
+    link = Link()
+    uploads = Uploads(link.state)
+    grid: Any = HttpGrid(token="t", insecure=True)
+    grid._client, grid._run = uploads, link.grid._run
+    big = EvaluateRequest("r", 1, 0, "plan", "frozen", 0.0, 0, b"", np.zeros(50_000, np.float32))
+    size = len(big.encode())
+    legs = Legs(grid, link.nodes, 0.0, 0.0, KEYS, resend=60.0)
+    legs._census = None
+    assert len(list(legs.exchange("evaluate", dict.fromkeys(range(CLIENTS), big)))) == CLIENTS
+    assert size < sum(uploads.objects) < 1.05 * size
+    # A message, its contents and its nonce for each; the body for all of them.
+    assert len(uploads.objects) == 3 * CLIENTS + 1
+    # Sent again, even in another leg, it is there already.
+    before = sum(uploads.objects)
+    assert len(list(legs.exchange("evaluate", dict.fromkeys(range(CLIENTS), big)))) == CLIENTS
+    assert sum(uploads.objects) - before < 0.05 * size
