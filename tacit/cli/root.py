@@ -4,7 +4,19 @@ from __future__ import annotations
 
 import typer
 
-from tacit.cli import audit, backup, deploy, devices, ledger, models, plan, runs, serve, simulate
+from tacit.cli import (
+    audit,
+    backup,
+    clients,
+    deploy,
+    devices,
+    ledger,
+    models,
+    plan,
+    runs,
+    serve,
+    simulate,
+)
 
 app = typer.Typer(
     help="Federated learning with differential privacy.",
@@ -15,6 +27,7 @@ app = typer.Typer(
 app.command("simulate")(simulate.simulate)
 app.command("serve")(serve.serve)
 app.command("plan")(plan.plan)
+app.command("client-ledger")(clients.client_ledger)
 app.command("backup")(backup.backup)
 app.command("restore")(backup.restore)
 ledger.app.command("restored")(backup.restored)
