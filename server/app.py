@@ -1,12 +1,15 @@
 """The Flower ServerApp: the same coordinator over whatever Grid Flower hands it.
 
 Run config: ``overrides``, as on tacit's command line, ``home``, ``resume`` (a run, or "last"),
-and how long to wait (`tacit.server.deployment.LegSettings`). See `docs/flower.md`. A ServerApp
+how long to wait (`tacit.server.deployment.LegSettings`), and whether there are devices too
+(`tacit.server.deployment.DeviceSettings`). See `docs/flower.md` and `docs/deploy.md`. A ServerApp
 that was killed goes on, when it is started again with ``resume``, from its last released
 round.
 """
 
 from __future__ import annotations
+
+import contextlib
 
 import torch
 from flwr.app import Context
@@ -14,11 +17,13 @@ from flwr.serverapp import Grid, ServerApp
 from flwr.superlink.grid.inmemory_grid import InMemoryGrid  # Flower's own simulation, no other
 
 from tacit.configs import build
+from tacit.configs.spec import RunSpec
 from tacit.privacy.errors import ConfigError
 from tacit.server import deployment, runs
+from tacit.server.coordinator import Coordinator
 from tacit.server.home import Home
-from tacit.server.store import Store
-from tacit.tasks.task import load
+from tacit.server.store import Row, Store
+from tacit.tasks.task import Task, load
 
 app = ServerApp()
 
@@ -30,14 +35,34 @@ def main(grid: Grid, context: Context) -> None:
     simulated = isinstance(grid, InMemoryGrid)
     deployment.check(spec, simulated)
     settings = deployment.LegSettings.from_config(context.run_config)
+    devices = deployment.DeviceSettings.from_config(context.run_config)
+    devices.check(spec, simulated)
     home = Home(str(context.run_config.get("home") or "") or None)
     store = Store(home)
     torch.set_num_threads(spec.threads)
     task = load(spec)
     directory = deployment.directory(spec, home, simulated)
-    legs = deployment.legs(grid, spec, settings, None if simulated else directory)
-    resumed = str(context.run_config.get("resume") or "")
-    run = store.run(resumed) if resumed else runs.create(spec, task, store)
+    resume = str(context.run_config.get("resume") or "")
+    with contextlib.closing(store):
+        if not devices.gateway:
+            legs = deployment.legs(grid, spec, settings, None if simulated else directory)
+            run = _run(spec, task, store, resume, simulated)
+            _rounds(runs.coordinator(run, task, store, home, legs, directory))
+            return
+        # What only a gateway needs isn't to be had by everyone.
+        from tacit.server import mixed
+
+        assert directory is not None
+        with mixed.joined(grid, (spec, task), (home, directory), devices) as joined:
+            legs = joined.legs(settings)
+            run = _run(spec, task, store, resume, simulated)
+            joined.begin(run)
+            _rounds(runs.coordinator(run, task, store, home, legs, joined.directory))
+
+
+def _run(spec: RunSpec, task: Task, store: Store, resume: str, simulated: bool) -> Row:
+    """The run that is asked for, or a new one."""
+    run = store.run(resume) if resume else runs.create(spec, task, store)
     begun = runs.spec_of(run)
     if begun.secure.protocol == "shortcut":
         raise ConfigError(
@@ -46,8 +71,11 @@ def main(grid: Grid, context: Context) -> None:
         )
     deployment.check(begun, simulated)
     print(f"tacit run {run['id']}", flush=True)
-    with runs.coordinator(run, task, store, home, legs, directory) as coordinator:
+    return run
+
+
+def _rounds(made: contextlib.AbstractContextManager[Coordinator]) -> None:
+    with made as coordinator:
         for result in coordinator.rounds():
             shown = {**result.metrics, **{f"epsilon.{k}": v for k, v in result.epsilon.items()}}
             print(f"tacit round {result.round}: {shown}", flush=True)
-    store.close()

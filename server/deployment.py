@@ -16,11 +16,12 @@ from tacit.privacy import validate
 from tacit.privacy.errors import ConfigError
 from tacit.privacy.secagg.directory import Directory, PinnedDirectory, enrol
 from tacit.server.census import census
+from tacit.server.gateway.settings import split
 from tacit.server.home import Home
 from tacit.server.legs import Legs
 
 # Seconds between two looks at a SuperLink, which answers some hundred questions a second.
-_POLL = 0.25
+POLL = 0.25
 
 
 def check(spec: RunSpec, simulated: bool = False) -> None:
@@ -86,6 +87,68 @@ class LegSettings:
         return cls(**named)  # type: ignore[arg-type]  # checked above
 
 
+@dataclass(frozen=True, slots=True)
+class DeviceSettings:
+    """The gateway that a ServerApp opens beside its SuperLink, if it does.
+
+    Attributes:
+        gateway: ``host:port`` for devices; empty opens none.
+        enrol: ``host:port`` of the enrolment service; empty has none.
+        advertised, advertised_enrol: ``host:port`` that devices reach them by, where that
+            isn't the same.
+        devices_from: clients of this number and above are devices, the others silos.
+
+    Raises:
+        ConfigError: an address isn't one, or there is something without a gateway.
+    """
+
+    gateway: str = ""
+    enrol: str = ""
+    advertised: str = ""
+    advertised_enrol: str = ""
+    devices_from: int = 0
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            name, value = _key(field.name), getattr(self, field.name)
+            if isinstance(value, bool) or type(value) is not type(field.default):
+                raise ConfigError(f"{name}={value!r} must be of type {field.type}")
+            if value and not self.gateway:
+                raise ConfigError(f"{name}={value} needs a gateway", "set gateway=HOST:PORT")
+            if value and isinstance(value, str):
+                split(name, value)
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, object]) -> DeviceSettings:
+        """From a Flower app's run config, with ``-`` for ``_``; what it doesn't have is empty.
+
+        Raises:
+            ConfigError: see the class.
+        """
+        named = {f.name: config[_key(f.name)] for f in fields(cls) if _key(f.name) in config}
+        return cls(**named)  # type: ignore[arg-type]  # checked above
+
+    def check(self, spec: RunSpec, simulated: bool) -> None:
+        """Refuses a gateway where there is nobody for it.
+
+        Raises:
+            ConfigError: on a simulation, or not both silos and devices.
+        """
+        if not self.gateway:
+            return
+        if simulated:
+            raise ConfigError(f"gateway={self.gateway}: a simulation has no devices")
+        if not 0 < self.devices_from < spec.clients:
+            raise ConfigError(
+                f"devices-from={self.devices_from} must be in [1, clients={spec.clients})",
+                "if all clients are devices, use `tacit serve`; if none is, leave out gateway",
+            )
+
+
+def _key(name: str) -> str:
+    return name.replace("_", "-")
+
+
 def directory(spec: RunSpec, home: Home, simulated: bool = False) -> Directory | None:
     """The clients' public keys.
 
@@ -125,4 +188,4 @@ def legs(
         return Legs(grid, nodes, settings.deadline)
     fewest = max(1, spec.minimum_survivors or 1)
     nodes = census(grid, spec.clients, settings.wait, directory, fewest)
-    return Legs(grid, nodes, settings.deadline, _POLL, directory, settings.resend)
+    return Legs(grid, nodes, settings.deadline, POLL, directory, settings.resend)

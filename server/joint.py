@@ -26,6 +26,8 @@ class JointGrid(Grid):
 
     Args:
         parts: each Grid, and the node id of each client that it reaches.
+        growing: one of these Grids, whose other nodes are known too, as a SuperLink's have to
+            be: a client may come up on a node of another id. The others' aren't.
 
     Attributes:
         nodes: the node id of each client.
@@ -34,11 +36,11 @@ class JointGrid(Grid):
         ConfigError: there is no part, or two have a client or a node in common.
     """
 
-    def __init__(self, *parts: tuple[Grid, Mapping[int, int]]) -> None:
+    def __init__(self, *parts: tuple[Grid, Mapping[int, int]], growing: Grid | None = None) -> None:
         if not parts:
             raise ConfigError("a joint grid needs parts")
         self._run = outside.prepare()
-        self._parts = [grid for grid, _ in parts]
+        self._parts, self._growing = [grid for grid, _ in parts], growing
         self._part: dict[int, int] = {}
         self.nodes: dict[int, int] = {}
         for place, (_, nodes) in enumerate(parts):
@@ -70,8 +72,15 @@ class JointGrid(Grid):
         return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
 
     def get_node_ids(self) -> Iterable[int]:
-        """The nodes of all parts that are there now and are clients'."""
-        return [n for grid in self._parts for n in grid.get_node_ids() if n in self._part]
+        """The nodes of all parts that are there now, and are clients' or may be."""
+        found = []
+        for place, grid in enumerate(self._parts):
+            for node in grid.get_node_ids():
+                if grid is self._growing:
+                    self._part.setdefault(node, place)
+                if self._part.get(node) == place:
+                    found.append(node)
+        return found
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
         """Pushes each message to the part of its node; an unknown node's isn't accepted."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import multiprocessing
 import signal
 from collections.abc import Callable
@@ -19,7 +20,7 @@ from tacit.privacy.errors import ConfigError, RoundError
 from tacit.privacy.secagg.directory import PinnedDirectory, enrol, key_path
 from tacit.privacy.secagg.keys import Identity
 from tacit.server import deployment
-from tacit.server.deployment import LegSettings
+from tacit.server.deployment import DeviceSettings, LegSettings
 from tacit.server.home import Home
 from tacit.server.store import Store
 from tacit.simulations.grid import InProcessGrid
@@ -81,6 +82,10 @@ def test_the_app_declares_what_its_run_config_may_override() -> None:
         config = tomllib.loads((root / path).read_text())["tool"]["flwr"]["app"]["config"]
         assert LegSettings.from_config(config) == LegSettings()
         assert {"deadline", "resend", "wait"} <= set(config)
+    # A deployment's may have devices as well; none is the default.
+    assert DeviceSettings.from_config(config) == DeviceSettings()
+    keys = {field.name.replace("_", "-") for field in dataclasses.fields(DeviceSettings)}
+    assert keys <= set(config)
 
 
 # Who signs

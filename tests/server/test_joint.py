@@ -76,6 +76,18 @@ def test_a_node_of_no_part_is_not_accepted() -> None:
     assert len(list(joint.send_and_receive([Message(wire.pack(REQUEST), 1000, "evaluate")]))) == 1
 
 
+def test_a_part_that_grows_has_nodes_that_arent_known_yet() -> None:
+    first, second = part(0, 2), part(2, 2)
+    seconds = {k: node + 1000 for k, node in second.nodes.items()}
+    joint = JointGrid((first, {0: 1000}), (second, seconds), growing=first)
+    stray = Message(wire.pack(REQUEST), 1001, "evaluate")
+    assert list(joint.push_messages([stray])) == [""]
+    # The other part's nodes are known as they were given, and no more.
+    assert sorted(joint.get_node_ids()) == [1000, 1001]
+    (identifier,) = joint.push_messages([stray])
+    assert identifier.startswith("0:")
+
+
 def test_parts_have_no_client_and_no_node_in_common() -> None:
     first, second = part(0, 2), part(2, 2)
     with pytest.raises(ConfigError, match="client=0"):
