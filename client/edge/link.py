@@ -7,7 +7,8 @@ none larger than the gateway takes. What the gateway may not say ends the stream
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
+import contextlib
+from collections.abc import AsyncIterator, Iterable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
 
@@ -106,10 +107,14 @@ class Link:
         try:
             hello = pb.Hello(protocol=PROTOCOL, agent=AGENT)
             async with asyncio.timeout(_HELLO_SECONDS):
-                await call.write(pb.DeviceFrame(hello=hello))
-                first = await call.read()
-        except (grpc.aio.AioRpcError, asyncio.InvalidStateError) as error:
-            raise LinkError(f"the gateway didn't welcome: {await _ended(call, error)}") from error
+                with calling("the gateway didn't welcome"):
+                    await call.write(pb.DeviceFrame(hello=hello))
+                    first = await call.read()
+        except LinkError as error:
+            if call.done():
+                why = f"{(await call.code()).name}: {await call.details()}"
+                raise LinkError(f"the gateway didn't welcome: {why}") from error
+            raise
         except TimeoutError as error:
             call.cancel()
             raise LinkError("the gateway didn't welcome in time") from error
@@ -127,11 +132,12 @@ class Link:
         Raises:
             LinkError: it broke.
         """
-        try:
-            while isinstance(frame := await self._call.read(), pb.GatewayFrame):
-                yield frame
-        except grpc.aio.AioRpcError as error:
-            raise LinkError(f"the stream broke: {said(error)}") from error
+        while True:
+            with calling("the stream broke"):
+                frame = await self._call.read()
+            if not isinstance(frame, pb.GatewayFrame):
+                return
+            yield frame
 
     async def check_in(self, eligible: bool) -> None:
         """Says whether the device is ready."""
@@ -202,8 +208,9 @@ class Link:
             try:
                 await self._write([pb.DeviceFrame(bye=pb.Bye())])
                 async with asyncio.timeout(1.0):
-                    await self._call.done_writing()
-            except (LinkError, TimeoutError, grpc.aio.AioRpcError, asyncio.InvalidStateError):
+                    with calling("the stream broke"):
+                        await self._call.done_writing()
+            except (LinkError, TimeoutError):
                 pass
         self._call.cancel()
 
@@ -224,18 +231,28 @@ class Link:
 
     async def _write(self, frames: Iterable[pb.DeviceFrame]) -> None:
         async with self._lock:
-            try:
-                for frame in frames:
+            for frame in frames:
+                with calling("the stream broke while writing"):
                     await self._call.write(frame)
-            except (grpc.aio.AioRpcError, asyncio.InvalidStateError) as error:
-                raise LinkError("the stream broke while writing") from error
 
 
-async def _ended(call: Call, error: BaseException) -> str:
-    """With what a call ended that can't be written to any more."""
-    if isinstance(error, grpc.RpcError):
-        return said(error)
-    return f"{(await call.code()).name}: {await call.details()}"
+@contextlib.contextmanager
+def calling(what: str) -> Iterator[None]:
+    """Whatever ends a call is a `LinkError`.
+
+    gRPC cancels who waits for a call of a channel that is closed, as if its task were.
+    """
+    try:
+        yield
+    except grpc.aio.AioRpcError as error:
+        raise LinkError(f"{what}: {said(error)}") from error
+    except asyncio.InvalidStateError as error:
+        raise LinkError(f"{what}: it is over") from error
+    except asyncio.CancelledError as error:
+        task = asyncio.current_task()
+        if task is None or task.cancelling():
+            raise
+        raise LinkError(f"{what}: the connection was closed") from error
 
 
 def said(error: grpc.RpcError) -> str:

@@ -15,8 +15,6 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
-import grpc
-
 from tacit.client.edge import link as links
 from tacit.client.edge.journal import say
 from tacit.client.edge.link import Answer, Link, LinkError
@@ -218,11 +216,17 @@ class Tasks:
             stub = self._line.stub
             if stub is None:
                 raise LinkError("not connected")
+            call = stub.Download(pb.DownloadRequest(sha256=digest, offset=offset))
             try:
-                async for chunk in stub.Download(pb.DownloadRequest(sha256=digest, offset=offset)):
+                while True:
+                    with links.calling("a download broke"):
+                        chunk = await call.read()
+                    if not isinstance(chunk, pb.Chunk):
+                        return
                     yield chunk.data
-            except grpc.aio.AioRpcError as error:
-                raise LinkError(f"a download broke: {links.said(error)}") from error
+            finally:
+                # Also where nobody waits for it any more.
+                call.cancel()
 
         return chunks
 

@@ -36,7 +36,8 @@ class Hostile:
         self.authority, self.script = authority, script
         self.said: list[pb.DeviceFrame] = []
         self.streams = 0
-        self.blob = b""
+        # None never comes, and keeps the device waiting.
+        self.blob: bytes | None = b""
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
 
@@ -54,6 +55,8 @@ class Hostile:
             self.said.append(pb.DeviceFrame.FromString(data))
 
     async def _download(self, request: bytes, context: Any) -> Any:
+        while self.blob is None:
+            await asyncio.sleep(0.1)
         for at in range(0, len(self.blob), 1000):
             yield pb.Chunk(data=self.blob[at : at + 1000]).SerializeToString()
 
@@ -184,8 +187,12 @@ def test_too_many_tasks_end_the_stream(grid: GatewayGrid, path: Path) -> None:
     generator = random.Random(4)
     document = b"a document that never comes"
     hostile = Hostile(grid.authority, [task(i, generator, document) for i in range(40)])
+    hostile.blob = None
     with hostile.serving() as port:
         send_to(path, port)
         with running({0: path}) as crowd:
+            # With a download on its way that ends with the connection.
             agents.until(lambda: hostile.streams >= 2)
             assert crowd.failures(0) > 0
+            hostile.script, hostile.blob = [], b""
+            agents.until(lambda: crowd.agents[0].online)
