@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 import numpy as np
 import pytest
@@ -47,7 +47,7 @@ class Shifted(InProcessGrid):
         return [node + 10**6 for node in super().get_node_ids()]
 
 
-def shifted(offset: int, clients: int) -> tuple[Shifted, Mapping[int, int]]:
+def shifted(offset: int, clients: int) -> tuple[Shifted, dict[int, int]]:
     made = Shifted(part(offset, clients)._app, clients, {})
     return made, {offset + k: 1000 + 10**6 + k for k in range(clients)}
 
@@ -77,13 +77,13 @@ def test_a_node_of_no_part_is_not_accepted() -> None:
 
 
 def test_a_part_that_grows_has_nodes_that_arent_known_yet() -> None:
-    first, second = part(0, 2), part(2, 2)
-    seconds = {k: node + 1000 for k, node in second.nodes.items()}
-    joint = JointGrid((first, {0: 1000}), (second, seconds), growing=first)
+    first, (second, nodes) = part(0, 2), shifted(2, 2)
+    del nodes[3]
+    joint = JointGrid((first, {0: 1000}), (second, nodes), growing=first)
     stray = Message(wire.pack(REQUEST), 1001, "evaluate")
     assert list(joint.push_messages([stray])) == [""]
     # The other part's nodes are known as they were given, and no more.
-    assert sorted(joint.get_node_ids()) == [1000, 1001]
+    assert sorted(joint.get_node_ids()) == [1000, 1001, 1000 + 10**6]
     (identifier,) = joint.push_messages([stray])
     assert identifier.startswith("0:")
 
