@@ -21,6 +21,7 @@ from tacit.server.home import Home
 from tacit.tasks.device import bundle
 
 OVERRIDES = settings("rounds=1", "evaluation=federated", "evaluation.every=1")
+pytestmark = pytest.mark.slow
 PYTHONS, JVMS = 3, (3, 4, 5)
 
 

@@ -24,7 +24,7 @@ import java.util.HashMap;
 import java.util.List;
 import java.util.Map;
 
-/** Against session.json: every answer of every client in two whole sessions, and what is refused. */
+/** Against session.json: every answer of every client in two sessions, and what is refused. */
 final class SessionTest {
   private static final List<Object> SESSIONS =
       Check.list(Check.vectors("session.json"), "sessions");

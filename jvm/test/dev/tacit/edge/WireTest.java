@@ -89,7 +89,9 @@ final class WireTest {
         "{\"a\":[1,2.50,true,null],\"\u20ac\":\"\\u0001\\n\\\"\"}",
         new String(Json.write(Json.read(text)), java.nio.charset.StandardCharsets.UTF_8));
     String deep = "[".repeat(10_000) + "]".repeat(10_000);
-    String[] wrong = {"{\"a\":1,\"a\":2}", "01", "[1,]", "\"\\ud800\"x", "nul", "1e", deep, "", "{"};
+    String[] wrong = {
+      "{\"a\":1,\"a\":2}", "01", "[1,]", "\"\\ud800\"x", "nul", "1e", deep, "", "{"
+    };
     for (String one : wrong) {
       Check.refused(one.substring(0, Math.min(9, one.length())), Reason.MALFORMED,
           () -> Json.read(Bytes.utf8(one)));

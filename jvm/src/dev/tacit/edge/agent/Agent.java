@@ -8,23 +8,18 @@ import dev.tacit.edge.policy.Manifest;
 import dev.tacit.edge.policy.RunDocument;
 import dev.tacit.edge.v1.Blob;
 import dev.tacit.edge.v1.BlobRef;
-import dev.tacit.edge.v1.Chunk;
-import dev.tacit.edge.v1.DownloadRequest;
 import dev.tacit.edge.v1.GatewayFrame;
-import dev.tacit.edge.v1.GatewayGrpc;
 import dev.tacit.edge.v1.Received;
 import dev.tacit.edge.v1.Task;
 import dev.tacit.edge.wire.Statements;
 import io.grpc.ManagedChannel;
 import io.grpc.StatusRuntimeException;
-import java.util.Iterator;
 import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
 import java.util.Random;
 import java.util.concurrent.BlockingQueue;
 import java.util.concurrent.LinkedBlockingQueue;
-import java.util.concurrent.TimeUnit;
 import java.util.function.BooleanSupplier;
 
 /**
@@ -50,8 +45,7 @@ final class Agent {
   private final Map<String, Job> jobs = new LinkedHashMap<>();
   private final BlockingQueue<Job> queue = new LinkedBlockingQueue<>();
   private final Random spread = new Random();
-  private Link link;
-  private ManagedChannel channel;
+  private final Fetcher fetcher;
   private long againMs = 600_000;
   private volatile boolean stopping;
 
@@ -68,6 +62,7 @@ final class Agent {
     this.identity = identity;
     this.member = member;
     this.blobs = blobs;
+    fetcher = new Fetcher(blobs);
     this.eligible = eligible;
     this.transport = transport;
   }
@@ -75,10 +70,15 @@ final class Agent {
   /** A task and its answer, or the reason of its refusal. */
   private static final class Job {
     Task task;
-    long until;
+    volatile long until;
     byte[] answer;
     TacitException refusal;
-    boolean dropped;
+    volatile boolean dropped;
+
+    /** Whether there is still time for it. */
+    boolean open() {
+      return !dropped && until > now();
+    }
   }
 
   /** Ends {@link #run} soon, politely. */
@@ -129,11 +129,11 @@ final class Agent {
       }
       Link made = Link.open(opened, who.client);
       Journal.say("connected");
-      online(made, opened);
+      fetcher.online(made, opened);
       try {
         return served(made, firstMs);
       } finally {
-        online(null, null);
+        fetcher.online(null, null);
         made.close();
       }
     } finally {
@@ -148,12 +148,6 @@ final class Agent {
     } catch (TacitException | StatusRuntimeException error) {
       Journal.say("certificate not renewed", "why", error.getMessage());
     }
-  }
-
-  private synchronized void online(Link made, ManagedChannel opened) {
-    link = made;
-    channel = opened;
-    notifyAll();
   }
 
   private long served(Link made, long firstMs) throws LinkException, InterruptedException {
@@ -251,7 +245,7 @@ final class Agent {
     try {
       while (true) {
         Job job = queue.take();
-        if (job.dropped || job.until <= now()) {
+        if (!job.open()) {
           drop(job.task.getId());
           continue;
         }
@@ -280,7 +274,8 @@ final class Agent {
     }
     if (no != null) {
       String cause = no.getCause() == null ? no.getMessage() : no.getCause().toString();
-      Journal.say("refused", "kind", job.task.getKind(), "reason", no.reason().name(), "why", cause);
+      String reason = no.reason().name();
+      Journal.say("refused", "kind", job.task.getKind(), "reason", reason, "why", cause);
     } else {
       Journal.say("answered", "kind", job.task.getKind(), "ms", Long.toString(now() - began));
     }
@@ -288,10 +283,7 @@ final class Agent {
       job.answer = made;
       job.refusal = no;
     }
-    Link current;
-    synchronized (this) {
-      current = link;
-    }
+    Link current = fetcher.link();
     if (current != null) {
       send(current, job);
     }
@@ -327,7 +319,7 @@ final class Agent {
     if (!task.hasRun()) {
       throw new TacitException(Reason.UNSIGNED, "the task has no run document");
     }
-    byte[] document = blob(job, task.getRun());
+    byte[] document = fetcher.blob(job::open, task.getRun());
     RunDocument about = member.document(document);
     if (member.needsGraphs() && !task.getKind().startsWith("query.c")) {
       graph(job, about.step);
@@ -337,10 +329,12 @@ final class Agent {
     }
     boolean inline = task.getBody().getWhereCase() == Blob.WhereCase.INLINE;
     byte[] body =
-        inline ? task.getBody().getInline().toByteArray() : blob(job, task.getBody().getRef());
+        inline
+            ? task.getBody().getInline().toByteArray()
+            : fetcher.blob(job::open, task.getBody().getRef());
     List<Long> unknown = member.unknown(task.getKind(), body);
     if (!unknown.isEmpty()) {
-      member.meet(lookup(job, unknown));
+      member.meet(fetcher.lookup(job::open, unknown));
     }
     byte[] answer = member.answer(task.getKind(), body, document, eligible.getAsBoolean());
     if (!inline) {
@@ -351,80 +345,7 @@ final class Agent {
 
   private void graph(Job job, Manifest manifest) throws LinkException, InterruptedException {
     ByteString digest = ByteString.copyFrom(dev.tacit.edge.crypto.Bytes.unhex(manifest.graph));
-    blob(job, BlobRef.newBuilder().setSha256(digest).setSize(manifest.graphBytes).build());
-  }
-
-  /** Over as many connections as it takes. */
-  private byte[] blob(Job job, BlobRef ref) throws LinkException, InterruptedException {
-    while (true) {
-      ManagedChannel open = await(job).channel();
-      try {
-        return blobs.fetch(
-            ref.getSha256().toByteArray(), ref.getSize(), offset -> chunks(open, ref, offset));
-      } catch (StatusRuntimeException error) {
-        Journal.say("download broke", "why", String.valueOf(error.getStatus()));
-        Thread.sleep(200);
-      }
-    }
-  }
-
-  private static Iterator<byte[]> chunks(ManagedChannel open, BlobRef ref, long offset) {
-    DownloadRequest request =
-        DownloadRequest.newBuilder().setSha256(ref.getSha256()).setOffset(offset).build();
-    Iterator<Chunk> found =
-        GatewayGrpc.newBlockingStub(open).withDeadlineAfter(900, TimeUnit.SECONDS).download(request);
-    return new Iterator<byte[]>() {
-      @Override
-      public boolean hasNext() {
-        return found.hasNext();
-      }
-
-      @Override
-      public byte[] next() {
-        return found.next().getData().toByteArray();
-      }
-    };
-  }
-
-  private List<dev.tacit.edge.v1.Attestation> lookup(Job job, List<Long> clients)
-      throws LinkException, InterruptedException {
-    while (true) {
-      Online current = await(job);
-      try {
-        return current.link().lookup(clients);
-      } catch (LinkException error) {
-        Thread.sleep(200);
-      }
-    }
-  }
-
-  /** A connection, once there is one. */
-  private synchronized Online await(Job job) throws LinkException, InterruptedException {
-    while (link == null && !job.dropped && job.until > now()) {
-      wait(200);
-    }
-    if (job.dropped || job.until <= now()) {
-      throw new LinkException("the task's time is over");
-    }
-    return new Online(link, channel);
-  }
-
-  /** A stream and its channel. */
-  private static final class Online {
-    private final Link link;
-    private final ManagedChannel channel;
-
-    Online(Link link, ManagedChannel channel) {
-      this.link = link;
-      this.channel = channel;
-    }
-
-    Link link() {
-      return link;
-    }
-
-    ManagedChannel channel() {
-      return channel;
-    }
+    BlobRef ref = BlobRef.newBuilder().setSha256(digest).setSize(manifest.graphBytes).build();
+    fetcher.blob(job::open, ref);
   }
 }

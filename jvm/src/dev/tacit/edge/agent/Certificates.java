@@ -113,7 +113,8 @@ final class Certificates {
       for (int i = 0; i < chain.size(); i++) {
         X509Certificate issuer = found.get(i + 1);
         found.get(i).verify(issuer.getPublicKey());
-        boolean named = found.get(i).getIssuerX500Principal().equals(issuer.getSubjectX500Principal());
+        boolean named =
+            found.get(i).getIssuerX500Principal().equals(issuer.getSubjectX500Principal());
         if (!named || issuer.getBasicConstraints() < 0) {
           throw TacitException.malformed("a certificate was issued by one that may not");
         }

@@ -44,6 +44,8 @@ final class Link implements ClientResponseObserver<DeviceFrame, GatewayFrame> {
 
   private final BlockingQueue<Object> inbox = new ArrayBlockingQueue<>(64);
   private final Object ready = new Object();
+  /** Guards what a lookup waits for; never held while a frame is written. */
+  private final Object waiting = new Object();
   private volatile Status ended;
   private ClientCallStreamObserver<DeviceFrame> out;
   private Welcome welcome = Welcome.getDefaultInstance();
@@ -100,9 +102,11 @@ final class Link implements ClientResponseObserver<DeviceFrame, GatewayFrame> {
   private void over(Status status) {
     ended = status;
     wake();
-    // Wakes who waits; a full inbox is looked at first.
-    boolean unused = inbox.offer(status);
-    synchronized (this) {
+    // Wakes who waits; where the inbox is full, what is in it is looked at first.
+    if (!inbox.offer(status)) {
+      wake();
+    }
+    synchronized (waiting) {
       if (reply != null) {
         reply.completeExceptionally(new LinkException("the stream ended"));
       }
@@ -189,7 +193,7 @@ final class Link implements ClientResponseObserver<DeviceFrame, GatewayFrame> {
       List<Long> some = clients.subList(start, Math.min(start + LOOKUP, clients.size()));
       Lookup.Builder asked = Lookup.newBuilder();
       CompletableFuture<List<Attestation>> mine = new CompletableFuture<>();
-      synchronized (this) {
+      synchronized (waiting) {
         wanted = new HashSet<>();
         some.forEach(client -> wanted.add((int) (long) client));
         found = new ArrayList<>();
@@ -207,15 +211,17 @@ final class Link implements ClientResponseObserver<DeviceFrame, GatewayFrame> {
   }
 
   /** Takes a part of a lookup's reply; what wasn't asked for is left out. */
-  synchronized void entries(Entries entries) {
-    for (Attestation entry : entries.getEntriesList()) {
-      if (wanted.remove(entry.getClient())) {
-        found.add(entry);
+  void entries(Entries entries) {
+    synchronized (waiting) {
+      for (Attestation entry : entries.getEntriesList()) {
+        if (wanted.remove(entry.getClient())) {
+          found.add(entry);
+        }
       }
-    }
-    wanted.removeAll(entries.getUnknownList());
-    if (wanted.isEmpty() && reply != null) {
-      reply.complete(found);
+      wanted.removeAll(entries.getUnknownList());
+      if (wanted.isEmpty() && reply != null) {
+        reply.complete(found);
+      }
     }
   }
 

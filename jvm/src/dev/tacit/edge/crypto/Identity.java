@@ -15,7 +15,7 @@ import java.util.Arrays;
  * A device's long-lived signing key: Ed25519 (RFC 8032) by the platform's provider.
  *
  * <p>Needs a provider that has "Ed25519": JDK 15, Conscrypt on Android. No provider's API makes a
- * public key of a seed, so both halves are kept; {@link #Identity} checks that they belong together.
+ * public key of a seed, so both halves are kept, and are checked to belong together.
  */
 public final class Identity {
   public static final int SIGNATURE_BYTES = 64;

@@ -62,7 +62,8 @@ public final class Table {
   /** The table of a law, made once and kept with the last used. */
   public static synchronized Table of(String name, double variance) {
     return TABLES.computeIfAbsent(
-        name + " " + Double.doubleToLongBits(variance), k -> new Table(new Law(name, variance), 64));
+        name + " " + Double.doubleToLongBits(variance),
+        key -> new Table(new Law(name, variance), 64));
   }
 
   private static int[] guide(long[] tops, int bits) {

@@ -70,7 +70,8 @@ public final class Limits {
 
   private static void floor(boolean holds, String name) {
     if (!holds) {
-      throw new TacitException(Reason.FLOOR, "the plan's " + name + " is below this device's floor");
+      throw new TacitException(
+          Reason.FLOOR, "the plan's " + name + " is below this device's floor");
     }
   }
 

@@ -89,7 +89,7 @@ public final class Manifest {
     boolean known = of.whole("version", 1) == 1 && of.whole("opset", 1) == 20;
     of.done();
     boolean step = kind.equals("step");
-    String due = step ? "[parameters, inputs, targets, mask, clip]" : "[parameters, inputs, targets, mask]";
+    String due = "[parameters, inputs, targets, mask" + (step ? ", clip]" : "]");
     known = known && (step || kind.equals("evaluation")) && names(inputs).toString().equals(due);
     known = known && names(outputs).toString().equals(step ? "[sum]" : "[score, loss]");
     if (!known || !graph.matches("[0-9a-f]{64}") || graphBytes > LARGEST_GRAPH) {

@@ -131,8 +131,9 @@ public final class MaskingClient {
       roots.add(Secrets.channelRoot(secrets.pair("channel"), other, session, cohort.digest));
     }
     // The roots open what the channel key would, and only in this session.
-    secrets = secrets.with("roots", joined(roots)).with("channel", Bytes.EMPTY);
-    byte[] answer = split(cohort, session, secrets, roots);
+    secrets = secrets.with("roots", Dealing.joined(roots)).with("channel", Bytes.EMPTY);
+    byte[][] dealt = Dealing.deal(cohort, client, secrets, roots, random.apply(32));
+    byte[] answer = answer(Kind.SHARES, secrets, dealt[0], dealt[1]);
     vault.advance(session, "advertised", "shared", secrets, given("query.share", request, answer));
     return answer;
   }
@@ -162,28 +163,6 @@ public final class MaskingClient {
             "the keys of client " + entry.client + " aren't signed by it for this session");
       }
     }
-  }
-
-  private byte[] split(Cohort cohort, String session, Secrets secrets, List<byte[]> roots) {
-    List<Long> neighbours = cohort.neighbours(client);
-    int[] points = neighbours.stream().mapToInt(cohort::point).toArray();
-    byte[] chain = joined(Layers.chain(secrets.get("chain"), cohort.layers));
-    byte[] whole = Bytes.join(secrets.get("mask"), secrets.get("self_seed"), chain);
-    int[][] shares =
-        Shamir.share(Shamir.words(whole), cohort.threshold, points, random.apply(32));
-    List<byte[]> ciphertexts = new ArrayList<>();
-    List<byte[]> commitments = new ArrayList<>();
-    for (int i = 0; i < points.length; i++) {
-      long peer = neighbours.get(i);
-      byte[] key = Secrets.channelKey(roots.get(i), client, peer);
-      ciphertexts.add(Crypto.seal(key, Shamir.pack(shares[i]), Bytes.EMPTY));
-      for (int kind = 0; kind < cohort.pieces(); kind++) {
-        commitments.add(
-            Secrets.commitment(
-                session, client, peer, kind, shares[i], cohort.start(kind), cohort.length(kind)));
-      }
-    }
-    return answer(Kind.SHARES, secrets, joined(ciphertexts), joined(commitments));
   }
 
   // 3. The masked vector
@@ -275,7 +254,8 @@ public final class MaskingClient {
     List<Long> members = Packed.members(secrets.get("members"));
     List<Long> survived = Packed.members(packed);
     if (!Cohort.missing(survived, members).isEmpty() || !survived.contains(client)) {
-      throw TacitException.protocol("the survivors aren't members, or this client isn't among them");
+      throw TacitException.protocol(
+          "the survivors aren't members, or this client isn't among them");
     }
     int fewest = rules.survivors(members.size());
     if (survived.size() < fewest) {
@@ -304,56 +284,16 @@ public final class MaskingClient {
     Secrets secrets = held.secrets;
     Cohort cohort = cohort(secrets);
     checkQuorum(reveal, cohort, secrets);
-    byte[] answer = answer(Kind.REVEALED, secrets, pieces(reveal, cohort, secrets));
+    byte[] answer =
+        answer(
+            Kind.REVEALED,
+            secrets,
+            Dealing.reveal(cohort, client, secrets, reveal.bytes("ciphertexts")));
     if (held.phase.equals("confirmed")) {
       Given given = given("query.reveal", request, answer);
       vault.advance(session, "confirmed", "revealed", secrets, given);
     }
     return answer;
-  }
-
-  private byte[] pieces(Message reveal, Cohort cohort, Secrets secrets) {
-    List<Long> members = Packed.members(secrets.get("members"));
-    Set<Long> survived = new HashSet<>(Packed.members(secrets.get("survivors")));
-    int dropped = members.size() - survived.size();
-    int size = Shamir.packedSize(cohort.words()) + Crypto.TAG_BYTES;
-    byte[] ciphertexts = reveal.bytes("ciphertexts");
-    List<Long> neighbours = cohort.neighbours(client);
-    List<Long> peers = new ArrayList<>(neighbours);
-    peers.retainAll(new HashSet<>(members));
-    if (ciphertexts.length != size * peers.size()) {
-      throw TacitException.malformed("the ciphertexts aren't one for each neighbour");
-    }
-    List<byte[]> parts = new ArrayList<>();
-    for (int i = 0; i < peers.size(); i++) {
-      long peer = peers.get(i);
-      int[] kinds = cohort.revealed(survived.contains(peer), dropped, members.size());
-      byte[] root = Bytes.slice(secrets.get("roots"), 32 * neighbours.indexOf(peer), 32);
-      byte[] key = Secrets.channelKey(root, peer, client);
-      parts.add(piece(cohort, kinds, key, Bytes.slice(ciphertexts, i * size, size)));
-    }
-    return joined(parts);
-  }
-
-  /** A mark and the pieces of these kinds; zeros where the peer sent this client rubbish. */
-  private static byte[] piece(Cohort cohort, int[] kinds, byte[] key, byte[] sealed) {
-    int count = 0;
-    for (int kind : kinds) {
-      count += cohort.length(kind);
-    }
-    int[] share;
-    try {
-      share = Shamir.unpack(Crypto.open(key, sealed, Bytes.EMPTY), cohort.words());
-    } catch (TacitException rubbish) {
-      return new byte[1 + Shamir.packedSize(count)];
-    }
-    int[] chosen = new int[count];
-    int end = 0;
-    for (int kind : kinds) {
-      System.arraycopy(share, cohort.start(kind), chosen, end, cohort.length(kind));
-      end += cohort.length(kind);
-    }
-    return Bytes.join(new byte[] {1}, Shamir.pack(chosen));
   }
 
   private void checkQuorum(Message reveal, Cohort cohort, Secrets secrets) {
@@ -425,9 +365,5 @@ public final class MaskingClient {
 
   private static Given given(String kind, byte[] request, byte[] answer) {
     return new Given(kind, Crypto.sha256(request), answer);
-  }
-
-  private static byte[] joined(List<byte[]> parts) {
-    return Bytes.join(parts.toArray(new byte[0][]));
   }
 }

@@ -294,7 +294,8 @@ public final class Json {
       at++;
     }
     String digits = text.substring(from, at);
-    if (digits.length() > 400 || !digits.matches("-?(0|[1-9][0-9]*)(\\.[0-9]+)?([eE][+-]?[0-9]+)?")) {
+    boolean fits = digits.matches("-?(0|[1-9][0-9]*)(\\.[0-9]+)?([eE][+-]?[0-9]+)?");
+    if (digits.length() > 400 || !fits) {
       throw wrong();
     }
     return new Number(digits);

@@ -9,6 +9,7 @@ import java.util.Collections;
 import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
+import java.util.Set;
 import java.util.TreeMap;
 
 /**
@@ -68,7 +69,7 @@ public final class Message {
       throw TacitException.malformed("message header is cut short");
     }
     Map<String, Object> header = Json.canonical(Bytes.slice(data, 8, (int) length));
-    if (!header.keySet().equals(new java.util.TreeSet<>(Arrays.asList("arrays", "fields", "kind")))) {
+    if (!header.keySet().equals(Set.of("arrays", "fields", "kind"))) {
       throw TacitException.malformed("message header should have kind, fields and arrays");
     }
     if (!kind.label().equals(header.get("kind"))) {
@@ -101,7 +102,7 @@ public final class Message {
       }
       scalars++;
       if (!fits) {
-        throw TacitException.malformed("message field " + due.getKey() + " isn't what it should be");
+        throw TacitException.malformed("message field " + due.getKey() + " doesn't fit");
       }
     }
     if (fields.size() != scalars) {

@@ -5,7 +5,7 @@ import java.math.MathContext;
 import java.math.RoundingMode;
 
 /**
- * The shortest decimal that rounds to a double, the nearest among those (ECMA-262, Number::toString).
+ * The shortest decimal that rounds to a double, the nearest of those (ECMA-262).
  *
  * <p>Own code, since {@code Double.toString} isn't shortest before JDK 19, nor on every Android.
  */
