@@ -105,7 +105,22 @@ def test_it_comes_back_to_a_gateway_that_was_stopped(path: str, home: Home, tmp_
             edge.until(lambda: place.grid.connected == 1)
             assert error(place, b"x").startswith("UNSIGNED")
             place.grid.devices.revoke(3)
-            edge.until(lambda: place.grid.connected == 0)
-            edge.until(lambda: any("REVOKED" in e["why"] for e in device.events("disconnected")))
+            # It stops for good: whoever runs it has to be asked.
+            edge.until(device.ended)
+            assert "REVOKED" in device.events("disconnected")[-1]["why"]
     finally:
         device.stop()
+
+
+def test_a_certificate_that_ends_soon_is_renewed(path: str, home: Home, tmp_path: Path) -> None:
+    device = Jvm(path, tmp_path / "device", 3)
+    # It begins five minutes before it is made: less than a third of its life is left.
+    with edge.serving(home, certificate=60.0) as place:
+        device.enrol(place.grid, "tests")
+        old = (device.home / "tls.pem").read_text()
+        with running(device):
+            edge.until(lambda: place.grid.connected == 1)
+        assert len(device.events("renewed")) == 1
+        assert (device.home / "tls.pem").read_text() != old
+        with running(device):
+            edge.until(lambda: place.grid.connected == 1)

@@ -91,9 +91,14 @@ class Jvm:
     def stop(self, how: signal.Signals = signal.SIGTERM) -> None:
         """Switches it off."""
         if self._process is not None:
-            os.kill(self._process.pid, how)
+            if self._process.poll() is None:
+                os.kill(self._process.pid, how)
             self._process.wait(30)
             self._process = None
+
+    def ended(self) -> bool:
+        """Whether it ended by itself."""
+        return self._process is not None and self._process.poll() == 0
 
     def log(self) -> list[dict[str, str]]:
         """What it wrote about itself."""

@@ -34,6 +34,7 @@ final class Agent {
   static final String NAME = "tacit-edge-jvm/0.1";
   private static final int MOST = 16;
   private static final long STEADY_MS = 60_000;
+  private static final long RENEWAL_MS = 3_600_000;
 
   private final Home home;
   private final Home.Enrolled who;
@@ -47,6 +48,7 @@ final class Agent {
   private final Random spread = new Random();
   private final Fetcher fetcher;
   private long againMs = 600_000;
+  private long renewal;
   private volatile boolean stopping;
 
   Agent(
@@ -96,13 +98,17 @@ final class Agent {
       long began = now();
       long pause;
       try {
-        pause = connected(firstMs);
+        pause = connected();
         failures = 0;
       } catch (LinkException | StatusRuntimeException error) {
         failures = now() - began > STEADY_MS ? 1 : failures + 1;
         long doubled = Math.min(mostMs, firstMs << Math.min(failures - 1, 20));
         pause = doubled + (long) (doubled * spread.nextDouble() / 4);
         Journal.say("disconnected", "why", error.getMessage());
+        if (String.valueOf(error.getMessage()).contains("REVOKED: ")) {
+          // For good: whoever runs this has to be asked.
+          break;
+        }
       }
       for (long end = now() + pause; !stopping && now() < end; ) {
         Thread.sleep(Math.min(100, Math.max(1, end - now())));
@@ -118,20 +124,18 @@ final class Agent {
   // The connection
 
   /** One stream; the milliseconds after which to come back. */
-  private long connected(long firstMs) throws LinkException, InterruptedException {
+  private long connected() throws LinkException, InterruptedException {
     Enrolment.Address address = new Enrolment.Address(who.gateway);
     String own = home.certificate();
     ManagedChannel opened =
         transport.open(address.host, address.port, Certificates.tls(who.ca, own));
     try {
-      if (Certificates.due(own, System.currentTimeMillis())) {
-        renew(opened);
-      }
+      renew(opened);
       Link made = Link.open(opened, who.client);
       Journal.say("connected");
       fetcher.online(made, opened);
       try {
-        return served(made, firstMs);
+        return served(made, opened);
       } finally {
         fetcher.online(null, null);
         made.close();
@@ -141,7 +145,12 @@ final class Agent {
     }
   }
 
+  /** Renews the certificate if that is due; the stream keeps the old one to its end. */
   private void renew(ManagedChannel opened) {
+    renewal = now() + RENEWAL_MS;
+    if (!Certificates.due(home.certificate(), System.currentTimeMillis())) {
+      return;
+    }
     try {
       Enrolment.renew(home, who, opened);
       Journal.say("renewed");
@@ -150,7 +159,8 @@ final class Agent {
     }
   }
 
-  private long served(Link made, long firstMs) throws LinkException, InterruptedException {
+  private long served(Link made, ManagedChannel opened)
+      throws LinkException, InterruptedException {
     Boolean told = null;
     long due = 0;
     while (!stopping) {
@@ -160,8 +170,11 @@ final class Agent {
         told = ready;
         due = now() + againMs;
       }
+      if (now() >= renewal) {
+        renew(opened);
+      }
       GatewayFrame frame = made.next(Math.max(1, Math.min(250, due - now())));
-      long pause = frame == null ? -1 : take(made, frame, firstMs);
+      long pause = frame == null ? -1 : take(made, frame);
       if (pause >= 0) {
         return pause;
       }
@@ -171,7 +184,7 @@ final class Agent {
   }
 
   /** What one frame asks for; milliseconds if it ends the stream, else -1. */
-  private long take(Link made, GatewayFrame frame, long firstMs)
+  private long take(Link made, GatewayFrame frame)
       throws LinkException, InterruptedException {
     switch (frame.getFrameCase()) {
       case ACCEPT:
@@ -180,8 +193,13 @@ final class Agent {
       case RETRY_AT:
         return frame.getRetryAt().getAfterMs() & 0xFFFFFFFFL;
       case GOODBYE:
+        long after = frame.getGoodbye().getAfterMs() & 0xFFFFFFFFL;
+        if (after == 0) {
+          // A rule was broken, or another stream of this device is there: back off.
+          throw new LinkException("goodbye: " + frame.getGoodbye().getWhy());
+        }
         Journal.say("goodbye", "why", frame.getGoodbye().getWhy());
-        return Math.max(firstMs, frame.getGoodbye().getAfterMs() & 0xFFFFFFFFL);
+        return after;
       case TASK:
         add(made, frame.getTask());
         return -1;

@@ -6,6 +6,7 @@ import dev.tacit.edge.v1.Chunk;
 import dev.tacit.edge.v1.DownloadRequest;
 import dev.tacit.edge.v1.GatewayGrpc;
 import io.grpc.ManagedChannel;
+import io.grpc.Status;
 import io.grpc.StatusRuntimeException;
 import java.util.Iterator;
 import java.util.List;
@@ -14,6 +15,9 @@ import java.util.function.BooleanSupplier;
 
 /** What a task needs from the gateway beside itself, over as many connections as it takes. */
 final class Fetcher {
+  private static final long FIRST_MS = 200;
+  private static final long MOST_MS = 5000;
+
   private final Blobs blobs;
   private Link link;
   private ManagedChannel channel;
@@ -40,14 +44,20 @@ final class Fetcher {
    * @param open whether there is still time
    */
   byte[] blob(BooleanSupplier open, BlobRef ref) throws LinkException, InterruptedException {
+    long pause = FIRST_MS;
     while (true) {
       ManagedChannel on = await(open).channel;
       try {
         return blobs.fetch(
             ref.getSha256().toByteArray(), ref.getSize(), offset -> chunks(on, ref, offset));
       } catch (StatusRuntimeException error) {
+        Status.Code code = error.getStatus().getCode();
+        if (code == Status.Code.NOT_FOUND || code == Status.Code.OUT_OF_RANGE) {
+          throw new LinkException("the gateway no longer has what the task refers to");
+        }
         Journal.say("download broke", "why", String.valueOf(error.getStatus()));
-        Thread.sleep(200);
+        Thread.sleep(pause);
+        pause = Math.min(MOST_MS, 2 * pause);
       }
     }
   }
