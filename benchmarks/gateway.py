@@ -156,9 +156,9 @@ def gateway(options: argparse.Namespace, task: Task) -> dict[str, Any]:
                 made = measured(grid, crowds, Home(folder), rounds, options.cohort, task)
                 found.append(made)
                 print(json.dumps(made), file=sys.stderr, flush=True)
-                devices *= 2
-                if made["failed"] or devices > options.most or time.monotonic() > end:
+                if made["failed"] or devices >= options.most or time.monotonic() > end:
                     break
+                devices = min(2 * devices, options.most)
                 crowds.grow(devices)
         except RuntimeError as error:
             found.append({"devices": devices, "failed": str(error), "rounds": 0})
@@ -245,11 +245,12 @@ def main() -> None:
     options = parser.parse_args()
     quick = options.quick
     options.devices = options.devices or (100 if quick else 2000)
-    options.most = options.most or (200 if quick else 16_000)
-    options.cohort = options.cohort or (20 if quick else 200)
-    options.rounds = options.rounds or (2 if quick else 5)
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    # A descriptor for each; this process has all of the gateway's.
+    options.most = options.most or (200 if quick else min(32_000, hard - 1000))
+    options.cohort = options.cohort or (20 if quick else 200)
+    options.rounds = options.rounds or (2 if quick else 5)
     # Thousands of goodbyes at the end of it.
     logging.getLogger("tacit.gateway").setLevel(logging.ERROR)
     task = load(build.compose(list(SETTINGS)))
