@@ -11,7 +11,7 @@ from tacit.client.ledger import ClientLedger
 from tacit.privacy.errors import StorageError
 from tacit.privacy.secagg.client import MaskingClient
 from tacit.privacy.secagg.cohort import Rules
-from tacit.privacy.secagg.directory import LocalDirectory, PinnedDirectory, key_path
+from tacit.privacy.secagg.directory import LocalDirectory, everybody, key_path
 from tacit.privacy.secagg.keys import Identity
 from tacit.privacy.secagg.vault import Vault
 
@@ -73,8 +73,8 @@ class FolderParty:
     """A client whose key, directory, floors, vault and ledger are files; it survives a restart.
 
     Args:
-        folder: has ``directory.json``, ``K.key`` and, if there are any, ``floors.json``; the
-            vault, ``K.vault``, and the ledger, ``K.ledger``, are made there.
+        folder: has ``directory.json``, ``K.key`` and, if there are any, ``devices.json`` and
+            ``floors.json``; the vault, ``K.vault``, and the ledger, ``K.ledger``, are made there.
         deployed: whether the client is one; else it is one of Flower's simulation, which
             keeps no ledger and takes noise from a seed.
 
@@ -84,7 +84,7 @@ class FolderParty:
 
     def __init__(self, folder: Path, deployed: bool = False) -> None:
         self._folder, self.deployed = folder, deployed
-        self._directory = PinnedDirectory.load(folder / "directory.json")
+        self._directory = everybody(folder)
         self.floors = Floors.load(folder / "floors.json", seeded=not deployed)
         self._vaults: dict[int, Vault] = {}
         self._ledgers: dict[int, ClientLedger] = {}

@@ -14,7 +14,7 @@ from flwr.serverapp import Grid
 from tacit.configs.spec import RunSpec
 from tacit.privacy import validate
 from tacit.privacy.errors import ConfigError
-from tacit.privacy.secagg.directory import Directory, PinnedDirectory, enrol
+from tacit.privacy.secagg.directory import Directory, enrol, everybody
 from tacit.server.census import census
 from tacit.server.gateway.settings import split
 from tacit.server.home import Home
@@ -154,7 +154,7 @@ def directory(spec: RunSpec, home: Home, simulated: bool = False) -> Directory |
 
     Args:
         spec: of the run.
-        home: whose ``clients`` folder has ``directory.json``.
+        home: whose ``clients`` folder has ``directory.json``, and ``devices.json`` if there are.
         simulated: on Flower's own simulation they are made here, if they are needed at all.
 
     Raises:
@@ -162,7 +162,7 @@ def directory(spec: RunSpec, home: Home, simulated: bool = False) -> Directory |
     """
     folder = home.root / "clients"
     if not simulated:
-        return PinnedDirectory.load(folder / "directory.json")
+        return everybody(folder)
     return enrol(folder, spec.clients) if spec.aggregation == "secure" else None
 
 

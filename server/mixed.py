@@ -2,13 +2,12 @@
 
 Guarantees: a client is a silo or a device by its number alone, and each is reached in its own
 way; the coordinator sees one Grid, one table of nodes, one directory. A device takes part if the
-gateway has it enrolled, not revoked, under the very key that the pinned directory has for it:
-the silos' directories are copies of that one, and a roster with a client that they don't know is
-one that they refuse. The silos' keys are attested by the operator's authority, so that devices
-know them.
+gateway has it enrolled, not revoked, under the very key that ``devices.json`` has for it: the
+silos have copies of that file, and a roster with a client that they don't know is one that they
+refuse. The silos' keys are attested by the operator's authority, so that devices know them.
 
-It doesn't tell silos of devices that enrolled after their directories were made: those wait for
-the next one (`tacit devices directory`).
+It doesn't tell silos of devices that enrolled after the file was made: those wait for the next
+one (`tacit devices directory`).
 """
 
 from __future__ import annotations

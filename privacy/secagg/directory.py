@@ -88,6 +88,30 @@ class PinnedDirectory:
             raise StorageError(f"directory {path} isn't one: {error}") from error
 
 
+def everybody(folder: Path) -> PinnedDirectory:
+    """The clients of a folder's ``directory.json``, and of its ``devices.json`` if there is one.
+
+    The first is made once, of silos; the second anew when devices have enrolled.
+
+    Raises:
+        StorageError: a file can't be read, or they have different keys for a client.
+    """
+    silos, path = PinnedDirectory.load(folder / "directory.json"), folder / "devices.json"
+    if not path.exists():
+        return silos
+    devices = PinnedDirectory.load(path)
+    odd = [k for k, key in devices._keys.items() if silos.public(k) not in (None, key)]
+    if odd:
+        raise StorageError(
+            f"{path} has another key for client {odd[0]} than directory.json",
+            "a client's key isn't replaced",
+        )
+    try:
+        return PinnedDirectory({**silos._keys, **devices._keys})
+    except ConfigError as error:
+        raise StorageError(f"{path} has a key of directory.json for another client") from error
+
+
 class LocalDirectory:
     """Every identity of a simulation, derived from one secret.
 

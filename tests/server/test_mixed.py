@@ -19,7 +19,7 @@ from tacit.client.edge.home import Home as DeviceHome
 from tacit.client.ledger import ClientLedger
 from tacit.configs import build
 from tacit.privacy.errors import ConfigError, RoundError
-from tacit.privacy.secagg.directory import LocalDirectory, PinnedDirectory, key_path
+from tacit.privacy.secagg.directory import LocalDirectory, PinnedDirectory, everybody, key_path
 from tacit.privacy.secagg.keys import Identity
 from tacit.server import mixed
 from tacit.server.app import main
@@ -62,12 +62,12 @@ class Place:
             self.paths = {k: agents.enrolled(grid, root, k, self.task) for k in numbers}
             keys = {d.client: d.identity for d in grid.devices.enrolled()}
         self.folders = {client: root / f"silo-{client}" for client in silos}
-        for client, folder in self.folders.items():
+        for folder in (*self.folders.values(), self.home.root / "clients"):
             folder.mkdir(mode=0o700)
-            PinnedDirectory(keys).save(folder / "directory.json")
+            PinnedDirectory({k: keys[k] for k in silos}).save(folder / "directory.json")
+            PinnedDirectory(keys).save(folder / "devices.json")
+        for client, folder in self.folders.items():
             key_path(folder, client).write_bytes(silos[client].private)
-        (self.home.root / "clients").mkdir()
-        PinnedDirectory(keys).save(self.home.root / "clients" / "directory.json")
 
     @property
     def config(self) -> dict[str, Any]:
@@ -133,7 +133,7 @@ def joined(place: Place, keys: dict[int, bytes], **changes: Any) -> Any:
 
 
 def pinned(place: Place) -> dict[int, bytes]:
-    known = PinnedDirectory.load(place.home.root / "clients" / "directory.json")
+    known = everybody(place.home.root / "clients")
     return {k: known.public(k) or b"" for k in range(CLIENTS)}
 
 

@@ -9,7 +9,13 @@ from pathlib import Path
 import pytest
 
 from tacit.privacy.errors import ConfigError, StorageError
-from tacit.privacy.secagg.directory import LocalDirectory, PinnedDirectory, enrol, key_path
+from tacit.privacy.secagg.directory import (
+    LocalDirectory,
+    PinnedDirectory,
+    enrol,
+    everybody,
+    key_path,
+)
 from tacit.privacy.secagg.keys import Identity, verify
 
 KEYS = {0: bytes([1]) * 32, 5: bytes([2]) * 32, 70_000: bytes([3]) * 32}
@@ -125,3 +131,28 @@ def test_enrolment_where_it_cannot_write(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(StorageError, match="can't be written"):
         enrol(tmp_path / "file" / "home", 2)
+
+
+# Silos and devices
+
+
+def test_a_folders_devices_are_known_beside_its_silos(tmp_path: Path) -> None:
+    PinnedDirectory(KEYS).save(tmp_path / "directory.json")
+    assert everybody(tmp_path).digest() == PinnedDirectory(KEYS).digest()
+    # Silos may be in it too, since devices know them by the same list.
+    devices = {5: KEYS[5], 6: bytes([6]) * 32}
+    PinnedDirectory(devices).save(tmp_path / "devices.json")
+    assert everybody(tmp_path).digest() == PinnedDirectory({**KEYS, **devices}).digest()
+
+
+def test_a_device_file_takes_no_silos_place(tmp_path: Path) -> None:
+    PinnedDirectory(KEYS).save(tmp_path / "directory.json")
+    PinnedDirectory({5: bytes([6]) * 32}).save(tmp_path / "devices.json")
+    with pytest.raises(StorageError, match="another key for client 5"):
+        everybody(tmp_path)
+    PinnedDirectory({6: KEYS[5]}).save(tmp_path / "devices.json")
+    with pytest.raises(StorageError, match="for another client"):
+        everybody(tmp_path)
+    (tmp_path / "devices.json").write_text("[]")
+    with pytest.raises(StorageError, match="isn't one"):
+        everybody(tmp_path)
