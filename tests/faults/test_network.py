@@ -21,6 +21,7 @@ from tacit.server.home import Home
 
 DEEP = os.environ.get("TACIT_DEEP") == "1"
 DEVICES = 20 if DEEP else 8
+deep = pytest.mark.skipif(not DEEP, reason="TACIT_DEEP=1 runs it")
 SETTINGS = [
     "experiment=none",
     f"clients={DEVICES}",
@@ -68,7 +69,7 @@ def whole(devices: crowd.Crowd, home: Home) -> None:
     [
         Network(latency=0.15, jitter=0.05),
         Network(rate=60_000.0),
-        Network(latency=0.05, jitter=0.3),
+        pytest.param(Network(latency=0.05, jitter=0.3), marks=deep),
     ],
     ids=["far", "narrow", "unsteady"],
 )
@@ -108,7 +109,14 @@ def test_connections_that_are_cut_again_and_again_are_made_again(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("harm", ["doubled", "swapped", "corrupted"])
+@pytest.mark.parametrize(
+    "harm",
+    [
+        pytest.param("doubled", marks=deep),
+        pytest.param("swapped", marks=deep),
+        "corrupted",
+    ],
+)
 def test_bytes_that_are_doubled_swapped_or_changed_end_a_connection_only(
     harm: str, grid: GatewayGrid, devices: crowd.Crowd, home: Home
 ) -> None:

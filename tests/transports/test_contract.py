@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -96,11 +97,11 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
     return InProcess(tmp_path_factory.mktemp("reference"), digits(), SETTINGS).run()
 
 
-each = pytest.mark.parametrize("kind", [InProcess, Devices, Mixed, Silos])
+deep = pytest.mark.skipif(os.environ.get("TACIT_DEEP") != "1", reason="TACIT_DEEP=1 runs it")
 Make = Callable[..., Transport]
 
 
-@each
+@pytest.mark.parametrize("kind", [InProcess, Devices, Mixed, Silos])
 def test_the_same_plan_charges_and_model(kind: Make, reference: Outcome, tmp_path: Path) -> None:
     made = kind(tmp_path, digits(), SETTINGS).run()
     assert made.error == ""
@@ -117,7 +118,8 @@ def test_the_same_plan_charges_and_model(kind: Make, reference: Outcome, tmp_pat
     assert own == pytest.approx(stated["record_coordinator"], rel=1e-5)
 
 
-@each
+# A deployment takes a minute to come up.
+@pytest.mark.parametrize("kind", [InProcess, Devices, Mixed, pytest.param(Silos, marks=deep)])
 def test_a_refusal_ends_what_cannot_do_without_and_says_why(kind: Make, tmp_path: Path) -> None:
     strict = {1: dataclasses.replace(Floors(), seeded=False, rounds=0)}
     made = kind(tmp_path, digits(), SETTINGS, strict).run()
