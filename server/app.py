@@ -2,7 +2,7 @@
 
 Run config: ``overrides``, as on tacit's command line, ``home``, ``resume`` (a run, or "last"),
 how long to wait (`tacit.server.deployment.LegSettings`), and whether there are devices too
-(`tacit.server.deployment.DeviceSettings`). See `docs/flower.md` and `docs/deploy.md`. A ServerApp
+(`tacit.server.deployment.DeviceSettings`). See `docs/flower.md` and `docs/mixed.md`. A ServerApp
 that was killed goes on, when it is started again with ``resume``, from its last released
 round.
 """
@@ -22,6 +22,7 @@ from tacit.privacy.errors import ConfigError
 from tacit.server import deployment, runs
 from tacit.server.coordinator import Coordinator
 from tacit.server.home import Home
+from tacit.server.steady import SteadyGrid
 from tacit.server.store import Row, Store
 from tacit.tasks.task import Task, load
 
@@ -33,6 +34,7 @@ def main(grid: Grid, context: Context) -> None:
     """Runs one run to its end, or resumes the one named in the run config."""
     spec = build.from_run_config(context.run_config)
     simulated = isinstance(grid, InMemoryGrid)
+    grid = grid if simulated else SteadyGrid(grid)
     deployment.check(spec, simulated)
     settings = deployment.LegSettings.from_config(context.run_config)
     devices = deployment.DeviceSettings.from_config(context.run_config)

@@ -153,6 +153,15 @@ class Deployment:
                 return child
         return None
 
+    def kill_app(self, app: psutil.Process) -> None:
+        """Kills the coordinator; its SuperExec leaves a zombie."""
+        app.send_signal(signal.SIGKILL)
+
+        def gone() -> bool:
+            return not app.is_running() or app.status() == psutil.STATUS_ZOMBIE
+
+        self.wait(gone, "the ServerApp to be gone", 30)
+
     def down(self) -> None:
         """Kills all groups."""
         for made in self.processes.values():
