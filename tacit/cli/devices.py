@@ -99,7 +99,7 @@ def list_(
             (
                 row["client"],
                 _day(row["enrolled_at"]),
-                _day(row["not_after"]),
+                _day(row["not_after"] or None),
                 _day(row["revoked_at"]),
                 row["identity"][:16],
             )
