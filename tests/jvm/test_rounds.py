@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -64,6 +65,29 @@ def devices(path: str, folder: Path, crowd: crowds.Crowd) -> Iterator[dict[int, 
             device.stop()
 
 
+@contextlib.contextmanager
+def killed_at_work(device: Jvm) -> Iterator[set[str]]:
+    """Kills a device right after it began with a task, once for each kind; gives the kinds."""
+    kinds: set[str] = set()
+    over = threading.Event()
+
+    def watch() -> None:
+        while not over.wait(0.005):
+            new = {line["kind"] for line in device.events("task")} - kinds
+            if new:
+                device.stop(signal.SIGKILL)
+                device.start()
+                kinds.update(new)
+
+    watching = threading.Thread(target=watch)
+    watching.start()
+    try:
+        yield kinds
+    finally:
+        over.set()
+        watching.join()
+
+
 def before_each_leg(patch: pytest.MonkeyPatch, do: Callable[[str], None]) -> None:
     """Has something done before a leg's requests are sent."""
 
@@ -78,7 +102,7 @@ def before_each_leg(patch: pytest.MonkeyPatch, do: Callable[[str], None]) -> Non
 def test_one_sum_of_jvms_that_are_killed_and_pythons(
     path: str, graphs: dict[str, float], home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One JVM is killed before each leg: after a restart it goes on where it was."""
+    """One JVM is killed before each leg, one as it begins with it: they go on where they were."""
     with (
         crowds.gateway(home) as grid,
         crowds.Crowd(grid, wide(), PYTHONS, tmp_path / "devices") as crowd,
@@ -97,9 +121,11 @@ def test_one_sum_of_jvms_that_are_killed_and_pythons(
             device.start()
         crowd.on()
         crowds.edge.until(lambda: grid.connected == PYTHONS + len(JVMS))
-        store, _, results = crowds.rounds(crowd, OVERRIDES, home)
+        with killed_at_work(jvms[4]) as killed:
+            store, _, results = crowds.rounds(crowd, OVERRIDES, home)
         store.close()
         assert len(kinds) == 10
+        assert killed == set(kinds)
         assert [(r.accepted, r.rejected) for r in results] == [(6, {})]
         assert "accuracy" in results[0].metrics
         for device in jvms.values():

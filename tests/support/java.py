@@ -28,7 +28,7 @@ def build() -> str:
 
 def command(path: str, main: str, *arguments: object) -> list[str]:
     """How a class is run; small, since machines that run tests are."""
-    options = ["-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"]
+    options = ["-Xmx64m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"]
     return ["java", *options, "-cp", path, main, *map(str, arguments)]
 
 
