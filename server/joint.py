@@ -88,7 +88,10 @@ class JointGrid(Grid):
         made = [""] * len(messages)
         for place, grid in enumerate(self._parts):
             mine = [k for k, m in enumerate(messages) if self._place(m) == place]
-            pushed = grid.push_messages([messages[k] for k in mine]) if mine else []
+            pushed = list(grid.push_messages([messages[k] for k in mine])) if mine else []
+            if len(pushed) != len(mine):
+                # Too much at once, and nothing was taken.
+                pushed = [next(iter(grid.push_messages([messages[k]])), "") for k in mine]
             for k, identifier in zip(mine, pushed, strict=True):
                 made[k] = f"{place}:{identifier}" if identifier else ""
         return made

@@ -76,6 +76,20 @@ def test_a_node_of_no_part_is_not_accepted() -> None:
     assert len(list(joint.send_and_receive([Message(wire.pack(REQUEST), 1000, "evaluate")]))) == 1
 
 
+def test_what_a_part_doesnt_take_at_once_is_pushed_one_by_one() -> None:
+    class Narrow(InProcessGrid):
+        """As Flower's, which takes nothing of what is too much."""
+
+        def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+            messages = list(messages)
+            return super().push_messages(messages) if len(messages) == 1 else []
+
+    first, (second, nodes) = Narrow(part(0, 3)._app, 3, {}), shifted(3, 1)
+    joint = JointGrid((first, first.nodes), (second, nodes))
+    asked = [Message(wire.pack(REQUEST), node, "evaluate") for node in joint.nodes.values()]
+    assert len(list(joint.send_and_receive(asked))) == 4
+
+
 def test_a_part_that_grows_has_nodes_that_arent_known_yet() -> None:
     first, (second, nodes) = part(0, 2), shifted(2, 2)
     del nodes[3]
