@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 import torch
 from flwr.app import ConfigRecord, Context, Message, RecordDict
+from flwr.server.superlink.fleet.vce.vce_api import _register_node_info_stores
+from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 from torch import nn
 
@@ -208,6 +210,15 @@ def test_a_supernode_without_a_folder_is_no_simulations(
     with pytest.raises(RoundError, match="isn't a simulation's"):
         side.ask(kind, body, nonce)
     assert side.read == 0
+
+
+def test_flowers_simulation_says_that_it_is_one(make: Make) -> None:
+    """As its own code makes the nodes that it gives to Ray."""
+    stores = _register_node_info_stores({71: 0, 72: 1}, Run.create_empty(1))
+    for place, made in stores.items():
+        side = make(*CENTRAL)
+        side.place, side.node = place, dict(made.retrieve_context(1).node_config)
+        assert wire.who(side.ask("query", None, None)) == side.node["partition-id"]
 
 
 # Refusals
