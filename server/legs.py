@@ -241,6 +241,7 @@ class Legs:
         refusal = wire.refusal(message, asked, client, public)
         if refusal is not None:
             log.warning("%s: a client refused: %s", asked[1], refusal)
+            telemetry.refusal(refusal.name)
             return Reply(client, None, "error", str(refusal))
         wire.check(message, asked, client, public)
         return Reply(client, message)

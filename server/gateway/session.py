@@ -331,8 +331,10 @@ class Session:
         if self._upload is not None and self._upload.task.id == task.id:
             self._drop()
         refusal = Refusal(int(said.reason), said.text)
-        telemetry.refusal(refusal.name)
         taken = self._hall.desk.refuse(task, refusal, said.signature)
+        if not taken:
+            # What is taken is counted where it is verified again, a silo's like a device's.
+            telemetry.refusal(refusal.name)
         await self._received(said.task, taken, "" if taken else "too late")
 
     async def _received(self, task: str, accepted: bool, why: str) -> None:

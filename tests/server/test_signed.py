@@ -418,12 +418,15 @@ def test_a_leg_says_what_happened_without_naming_anybody(
     monkeypatch.setattr(
         telemetry, "leg", lambda kind, seconds, asked, answered: said.update([(asked, answered)])
     )
+    monkeypatch.setattr(telemetry, "refusal", lambda reason: said.update([reason]))
     grid = Network(app(c2=unsigned, c3=refusing), c1=["lost", "ok"])
     legs = Legs(grid, grid.nodes, deadline=0.2, poll=0.001, directory=KEYS, resend=0.05)
     with caplog.at_level("INFO", "tacit.legs"):
         counts(legs)
     assert (said["answered"], said["error"], said["refused"]) == (4, 1, 1)
     assert said["forged"] >= 1
+    assert said["FLOOR"] == 1
+    assert any("a client refused: FLOOR: this is below my floor" in m for m in caplog.messages)
     assert said["resent"] >= 2
     assert said[6, 4] == 1
     assert any("a reply was refused" in line for line in caplog.messages)
