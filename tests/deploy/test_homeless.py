@@ -23,8 +23,8 @@ def test_a_supernode_without_a_folder_answers_nobody(tmp_path: Path) -> None:
     try:
         made.up()
         made.start("run")
-        made.wait(lambda: "1 of 2 nodes answered" in made.log("superexec"), "the census", 240)
-        assert "isn't a simulation's" in made.log("superexec"), made.tail()
+        made.wait(lambda: "1 of 2 nodes answered" in made.log("run"), "the census", 120)
+        assert "isn't a simulation's" in made.log("run"), made.tail()
         assert made.rows() == []
     finally:
         made.down()
