@@ -2,7 +2,7 @@
 
 Guarantees, with the device running this code: one step releases the sum of the gradients of a
 Poisson-sampled batch, each of L2 norm at most ``clip``, plus N(0, (z * clip)^2 I), over the
-plan's denominator: the mechanism of `tacit.client.dpsgd`, in the same form and rounding. Batch
+plan's denominator: the mechanism of `tacit.client.dpsgd`, in doubles until the noise is in. Batch
 and noise are drawn from the operating system's CSPRNG. Where the plan's shares of noise
 protect records, none is added here and the one step's update stays in doubles.
 
@@ -143,13 +143,14 @@ def update(
         return summed(graph, parameters, data, rows[0], unit.clip) * scale
     start = parameters.astype(np.float32)
     here, rate = start.copy(), np.float32(training.learning_rate)
-    deviation = np.float32(unit.noise_multiplier * unit.clip)
+    deviation = unit.noise_multiplier * unit.clip
     source = noise or SystemSource()
     for batch in rows:
-        step = summed(graph, here, data, batch, unit.clip).astype(np.float32)
+        total = summed(graph, here, data, batch, unit.clip)
         if deviation > 0:
-            step += source.normal32(len(step)) * deviation
-        step /= np.float32(unit.denominator)
+            # Before anything is rounded: how the sum rounds depends on each record.
+            total += source.normal(len(total)) * deviation
+        step = (total / unit.denominator).astype(np.float32)
         if training.proximal > 0:
             # FedProx: mu * (w - w_global), which no record influences beyond w.
             step += np.float32(training.proximal) * (here - start)

@@ -81,6 +81,13 @@ def exported(kind: str) -> tuple[Task, DeviceBundle]:
     )
 
 
+class Rounding(SimulationSource):
+    """Seeded, and with one stream for both precisions, as a deployed client's source has."""
+
+    def normal32(self, size: int) -> NDArray[np.float32]:
+        return self.normal(size).astype(np.float32)
+
+
 class Both:
     """The trainer and the device, of one run."""
 
@@ -105,7 +112,7 @@ class Both:
     def updates(
         self, rows: list[NDArray[np.int64]], seed: int = 1
     ) -> tuple[NDArray[Any], NDArray[Any]]:
-        noises = [SimulationSource(seed, "noise") for _ in range(2)]
+        noises = [Rounding(seed, "noise") for _ in range(2)]
         theirs = self.trainer.steps(self.parameters, *self.tensors, rows, noises[0])
         arguments = (self.document, self.graph, self.parameters, self.records, rows, noises[1])
         return np.asarray(theirs), steps.update(*arguments)

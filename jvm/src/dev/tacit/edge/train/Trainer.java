@@ -71,16 +71,17 @@ public final class Trainer {
       return Arrays.stream(sum).map(value -> value * scale).toArray();
     }
     float[] here = parameters.clone();
-    float deviation = (float) (unit.noiseMultiplier * unit.clip);
+    double deviation = unit.noiseMultiplier * unit.clip;
     float rate = (float) document.learningRate;
     for (int i = 0; i < unit.steps; i++) {
       double[] sum = step.sum(here, records, drawn(random, records, unit), unit.clip);
       for (int k = 0; k < here.length; k++) {
-        float moved = (float) sum[k];
+        double total = sum[k];
         if (deviation > 0) {
-          moved += (float) random.normal() * deviation;
+          // Before anything is rounded: how the sum rounds depends on each record.
+          total += random.normal() * deviation;
         }
-        moved /= (float) unit.denominator;
+        float moved = (float) (total / unit.denominator);
         // FedProx: which no record influences beyond the model.
         moved += (float) document.proximal * (here[k] - parameters[k]);
         here[k] -= rate * moved;
