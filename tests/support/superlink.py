@@ -149,8 +149,10 @@ class Deployment:
         if top is None or top.poll() is not None:
             return None
         for child in psutil.Process(top.pid).children(recursive=True):
-            if any("flwr-serverapp" in word for word in child.cmdline()):
-                return child
+            # Those that ended before are zombies, which have no command line.
+            with contextlib.suppress(psutil.ZombieProcess, psutil.NoSuchProcess):
+                if any("flwr-serverapp" in word for word in child.cmdline()):
+                    return child
         return None
 
     def kill_app(self, app: psutil.Process) -> None:
