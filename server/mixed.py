@@ -23,7 +23,7 @@ from flwr.serverapp import Grid
 from tacit.configs.spec import RunSpec
 from tacit.privacy.errors import ConfigError, RoundError
 from tacit.privacy.secagg.directory import Directory
-from tacit.server import runs, serving
+from tacit.server import offer, runs, serving
 from tacit.server.census import census
 from tacit.server.deployment import POLL, DeviceSettings, LegSettings
 from tacit.server.gateway.devices import EnrolledDirectory
@@ -33,7 +33,6 @@ from tacit.server.home import Home
 from tacit.server.joint import JointGrid
 from tacit.server.legs import Legs
 from tacit.server.store import Row
-from tacit.tasks.device import bundle
 from tacit.tasks.task import Task
 
 log = logging.getLogger("tacit.gateway")
@@ -104,9 +103,9 @@ class Joined:
     def begin(self, run: Row) -> None:
         """Lays out a run's document and graphs for devices."""
         population = self.gateway.devices.population
-        made = bundle.build(self.task, runs.spec_of(run), run["id"], population)
-        document = made.document.encode(self.gateway.authority.coordinator)
-        self.gateway.attach(document, tuple(made.blobs.values()))
+        key = self.gateway.authority.coordinator
+        spec = runs.spec_of(run)
+        self.gateway.attach(*offer.made(self.task, spec, run["id"], population, key))
 
     def _devices(self) -> dict[int, int]:
         """Node ids of the devices that may take part, connected or not."""
@@ -136,6 +135,7 @@ def joined(
         StorageError: the home's database or keys can't be used.
     """
     (spec, task), (home, pinned) = what, where
+    offer.check()
     made = Settings(
         population=spec.population or task.name,
         clients=spec.clients,

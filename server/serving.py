@@ -25,7 +25,7 @@ import torch
 from tacit.configs.spec import RunSpec
 from tacit.privacy import validate
 from tacit.privacy.errors import ConfigError, StorageError
-from tacit.server import deployment, runs
+from tacit.server import deployment, offer, runs
 from tacit.server.coordinator import RoundResult
 from tacit.server.gateway.devices import EnrolledDirectory
 from tacit.server.gateway.grid import AbandonedError, GatewayGrid, opened
@@ -33,7 +33,6 @@ from tacit.server.gateway.settings import Settings
 from tacit.server.home import Home, explained, write_durably
 from tacit.server.legs import Legs
 from tacit.server.store import Row, Store
-from tacit.tasks.device import bundle
 from tacit.tasks.task import Task
 from tacit.tasks.task import plan as privacy_plan
 
@@ -151,6 +150,7 @@ class Job:
 
     def __post_init__(self) -> None:
         deployment.check(self.spec)
+        offer.check()
         if self.spec.secure.protocol == "shortcut":
             raise ConfigError("a run without masks can't be deployed", "secure.protocol=full")
         if self.resumed is not None and self.resumed["status"] == "finished":
@@ -238,8 +238,8 @@ def _watched(
 
 def _document(job: Job, grid: GatewayGrid, run: Row) -> None:
     """Makes the run document and the graphs, and lays them out for devices."""
-    made = bundle.build(job.task, job.spec, run["id"], job.population)
-    grid.attach(made.document.encode(grid.authority.coordinator), tuple(made.blobs.values()))
+    key = grid.authority.coordinator
+    grid.attach(*offer.made(job.task, job.spec, run["id"], job.population, key))
 
 
 def _run(
