@@ -47,6 +47,7 @@ def silos(tmp_path: Path) -> Iterator[Deployment]:
         made.down()
 
 
+@pytest.mark.skipif(os.environ.get("TACIT_DEEP") != "1", reason="TACIT_DEEP=1 runs it")
 def test_a_node_with_a_key_of_its_own_isnt_another_client(silos: Deployment) -> None:
     """Silo 2 says that it is client 1, in a folder that it has arranged for that."""
     home = silos.folder / "silo-2" / "client"
