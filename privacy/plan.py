@@ -121,6 +121,9 @@ class PrivacyPlan:
                 f"mechanism={self.mechanism} adds it where vectors are seen",
                 "use mechanism=skellam, or aggregation=plain",
             )
+        elif any((self.rules, self.updates, self.counts, self.projection)):
+            # Else records would seem protected by shares of noise, and none would be added.
+            raise ConfigError(f"mechanism={self.mechanism} has no rules, lattices or projection")
 
     def _check_shares(self) -> None:
         """The lattices carry at least the noise that the units' multipliers stand for."""
@@ -136,16 +139,28 @@ class PrivacyPlan:
             raise ConfigError(
                 f"relation={self.relation} isn't the one of noise in shares", "it is zero-out"
             )
-        if self.client is None and not (self.updates.record_norm and self.projection):
+        if self.rules.largest > self.population:
+            # A share is at least one of `largest`, and claimed to be one of ``population``.
+            raise ConfigError(
+                f"largest={self.rules.largest} of a cohort must be at most "
+                f"clients={self.population}"
+            )
+        bounded = self.updates.record_norm > 0 and self.projection is not None
+        one_step = self.record is not None and self.record.steps == 1
+        if self.client is None and not (bounded and one_step):
             raise ConfigError(
                 f"mechanism={self.mechanism} needs updates that are bounded",
                 "use privacy.client=flat, or one local step of DP-SGD (local.steps=1), or "
                 "mechanism=central aggregation=plain",
             )
+        if self.client is None and self.counts is not None and self.evaluation is not None:
+            self._check_counts(self.counts, self.evaluation)
         deviation = math.sqrt(self.updates.variance)
         least = self.updates.l2 * self.client.noise_multiplier if self.client else 0.0
         if self.client is None and self.record is not None:
-            cohort = self.sampling_rate * self.population
+            # With cohorts of too few in 2% of the rounds at most, as plans are made, their mean
+            # is at least 98% of the fewest (Markov): no rate makes a noise multiplier mean less.
+            cohort = max(self.sampling_rate * self.population, 0.98 * self.rules.minimum)
             least = math.sqrt(cohort) * self.record.noise_multiplier * self.updates.record_l2
         if deviation < least * (1 - 1e-9):
             raise ConfigError(f"noise of deviation={deviation:g} must be at least {least:g}")
@@ -155,6 +170,15 @@ class PrivacyPlan:
                 f"shares of variance={smallest:.3g} are too small: a sum of discrete Gaussians "
                 "is only one if each is wide",
                 "use mechanism=skellam, secure.dropout=0, or secure.bits=32",
+            )
+
+    def _check_counts(self, counts: Lattice, evaluation: Evaluation) -> None:
+        """One record moves the counts by no more than the lattice says; 0 says the whole ball."""
+        least = counts.norm / evaluation.cap
+        if 0 < counts.record_norm < least * (1 - 1e-9):
+            raise ConfigError(
+                f"counts.record_norm={counts.record_norm:g} must be at least {least:g}, what one "
+                f"of evaluation.cap={evaluation.cap} records moves them by"
             )
 
     def digest(self) -> str:

@@ -57,6 +57,8 @@ BASE: dict[str, Any] = {
     "relation": "zero-out",
 }
 BY_RECORDS = {"client": None, "record": RECORD, "updates": BY_RECORD, "projection": 0.05}
+CENTRAL = {"mechanism": "central", "aggregation": "plain", "rules": None, "updates": None}
+EVALUATING = {**BY_RECORDS, "evaluation": EVALUATION}
 
 
 def plan(**changes: Any) -> PrivacyPlan:
@@ -286,7 +288,7 @@ def test_shares_that_are_too_narrow_for_discrete_gaussians_are_refused() -> None
 
 
 def test_a_central_plan_has_no_shares() -> None:
-    central = plan(mechanism="central", aggregation="plain", rules=None, updates=None)
+    central = plan(**CENTRAL)
     assert central.smallest_share(UPDATES) == 0.0
     assert not central.noised_by_shares()
 
@@ -299,6 +301,11 @@ def test_a_central_plan_has_no_shares() -> None:
     [
         ({"mechanism": "central"}, "aggregation=secure"),
         ({"mechanism": "central", "rules": None, "updates": None}, "aggregation=secure"),
+        ({"mechanism": "central", "aggregation": "plain"}, "has no rules"),
+        ({**CENTRAL, "updates": BY_RECORD}, "has no rules"),
+        ({**CENTRAL, "rules": RULES}, "has no rules"),
+        ({**CENTRAL, "counts": COUNTS}, "has no rules"),
+        ({**CENTRAL, "projection": 0.05}, "has no rules"),
         ({"rules": None}, "needs rules"),
         ({"updates": None}, "needs rules"),
         ({"minimum_survivors": 24}, "minimum_survivors=24"),
@@ -306,6 +313,10 @@ def test_a_central_plan_has_no_shares() -> None:
         ({"client": None, "record": RECORD}, "updates that are bounded"),
         ({**BY_RECORDS, "projection": None}, "updates that are bounded"),
         ({"client": None, "record": RECORD, "projection": 0.05}, "updates that are bounded"),
+        ({**BY_RECORDS, "record": None}, "updates that are bounded"),
+        ({**BY_RECORDS, "record": replace(RECORD, steps=2)}, "updates that are bounded"),
+        ({"population": 89}, "largest=90 of a cohort must be at most clients=89"),
+        ({**EVALUATING, "counts": replace(COUNTS, record_norm=1e-3)}, "counts.record_norm=0.001"),
         ({"updates": replace(UPDATES, variance=UPDATES.variance * 0.99)}, "noise of deviation"),
         ({"client": replace(CLIENT, noise_multiplier=1.3)}, "noise of deviation"),
         ({"mechanism": "distributed"}, "mechanism=distributed"),
@@ -318,13 +329,36 @@ def test_a_plan_that_would_not_hold_is_refused(changes: dict[str, Any], says: st
     assert says in caught.value.message
 
 
+def test_no_draw_that_a_plan_names_lowers_the_noise_of_a_record() -> None:
+    # As much noise as 25 survivors need; a rate of 1e-6 of 300 clients would ask for none.
+    variance = 25 * (RECORD.noise_multiplier * BY_RECORD.record_l2) ** 2
+    rare = {**BY_RECORDS, "sampling_rate": 1e-6}
+    plan(**{**rare, "updates": replace(BY_RECORD, variance=variance)})
+    for part in (0.97, 1e-6):
+        with pytest.raises(ConfigError, match="noise of deviation"):
+            plan(**{**rare, "updates": replace(BY_RECORD, variance=variance * part)})
+
+
+@pytest.mark.parametrize("record_norm", [0.0, COUNTS.norm / EVALUATION.cap, 2 * COUNTS.norm])
+def test_what_a_record_moves_counts_by_may_be_said_with_room(record_norm: float) -> None:
+    plan(**{**EVALUATING, "counts": replace(COUNTS, record_norm=record_norm)})
+
+
+def test_a_share_is_never_less_than_what_is_claimed_of_it() -> None:
+    # Everybody in the cohort, seen one by one: the coordinator's claim is of one share.
+    made = plan(population=90, aggregation="plain")
+    event = table(made.training())["client", "coordinator", False].event
+    assert isinstance(event, SampledSkellam)
+    assert event.variance <= UPDATES.variance / RULES.largest
+
+
 @pytest.mark.parametrize(
     ("make", "says"),
     [
         (lambda: Rules(25, 90, 0.1, 9), r"3 x secure.collusion=9"),
         (lambda: Rules(25, 90, 1 / 3, 0), "secure.dropout=0.333333"),
         (lambda: Rules(25, 90, -0.1, 0), "secure.dropout=-0.1"),
-        (lambda: Rules(3, 90, 0.1, 0), "minimum_survivors=3"),
+        (lambda: Rules(2, 90, 0.1, 0), "minimum_survivors=2"),
         (lambda: Rules(25, 24, 0.1, 0), "largest=24"),
         (lambda: Rules(25, 90, 0.1, -1), "secure.collusion=-1"),
     ],

@@ -339,7 +339,7 @@ def planned() -> dict[str, Any]:
         Need(dimension=3, rotated=False, clients=24, noise_multiplier=1.0, conditional=True), None
     )
     secure: dict[str, Any] = {"mechanism": "skellam", "aggregation": "secure"}
-    secure |= {"relation": "zero-out", "rules": Rules(5, 24, 0.3, 1)}
+    secure |= {"relation": "zero-out", "rules": Rules(5, 20, 0.3, 1)}
     both = PrivacyPlan(
         client=ClientUnit(0.5, 1.0),
         record=record,
