@@ -3,7 +3,8 @@
 ``encode`` makes b"TCD1", a 64-byte Ed25519 signature over `statements.document` of what
 follows, and canonical JSON (RFC 8785). Guarantees of what ``decode`` returns: the holder of
 the coordinator's key signed these very bytes; every field is there, none is unknown, each is
-of its type and in range; and plan, manifests and one another fit. Two documents with equal
+of its type and in range; plan, manifests and one another fit; and where shares of noise protect
+records, training at this learning rate keeps to what the plan says that a record can do. Two documents with equal
 content have equal bytes, so that a digest names one.
 
 Doesn't guarantee that a plan is one that the device agrees to: its floors and caps say that.
@@ -116,7 +117,26 @@ class RunDocument:
             )
         if self.step.kind != "step":
             raise ConfigError(f"step.kind={self.step.kind} must be step")
+        self._check_record()
         self._check_evaluation()
+
+    def _check_record(self) -> None:
+        """Where shares of noise protect records, none moves a vector by more than the plan says.
+
+        The learning rate isn't the plan's, and what a record moves an update by grows with it.
+        """
+        unit, lattice, ball = self.plan.record, self.plan.updates, self.plan.projection
+        if not self.plan.noised_by_shares() or unit is None or lattice is None or ball is None:
+            return
+        # Of the ball that updates are projected to, from one side to the other is the most. The
+        # order is that of training: what overflows here does there.
+        share = (self.training.learning_rate / unit.denominator) * (unit.clip / ball)
+        most = lattice.record_norm / lattice.norm * (1 + 1e-9)
+        if not (share <= most or most >= 2):
+            raise ConfigError(
+                f"training.learning_rate={self.training.learning_rate:g} lets a record move an "
+                f"update by {share:g} of its bound, and the plan says {most:g}"
+            )
 
     def _check_evaluation(self) -> None:
         if (self.evaluation is None) != (self.plan.evaluation is None):

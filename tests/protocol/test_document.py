@@ -241,6 +241,39 @@ def test_the_plans_dimension_is_the_graphs() -> None:
         document(plan=planned.plan(updates=other))
 
 
+BY_RECORDS = planned.plan(**planned.BY_RECORDS)
+# A record moves an update by learning_rate * clip / denominator, of a ball of 0.05: 1/16 of it.
+FASTEST = 0.05 / 16 * 32
+
+
+def rate(value: float) -> Training:
+    return Training(learning_rate=value, proximal=0.0)
+
+
+@pytest.mark.parametrize("learning_rate", [1e-300, 0.05, FASTEST])
+def test_a_record_may_move_an_update_by_what_the_plan_says(learning_rate: float) -> None:
+    data = document(plan=BY_RECORDS, training=rate(learning_rate)).encode(KEY)
+    assert decode(data, KEY.public).training.learning_rate == learning_rate
+
+
+@pytest.mark.parametrize("learning_rate", [FASTEST * (1 + 1e-6), 100.0, 1e300])
+def test_a_learning_rate_with_which_a_record_does_more_is_refused(learning_rate: float) -> None:
+    with pytest.raises(ConfigError, match="lets a record move an update"):
+        document(plan=BY_RECORDS, training=rate(learning_rate))
+    text = json.loads(document(plan=BY_RECORDS, training=rate(FASTEST)).to_json())
+    text["training"]["learning_rate"] = learning_rate
+    with pytest.raises(MessageError, match="lets a record move an update"):
+        decode(signed(rfc8785.dumps(text)), KEY.public)
+
+
+def test_a_ball_from_side_to_side_is_the_most_that_any_rate_does() -> None:
+    coarse = dataclasses.replace(planned.BY_RECORD, norm=1000.0, record_norm=2000.0, variance=0.0)
+    variance = 60 * (planned.RECORD.noise_multiplier * coarse.record_l2) ** 2
+    whole = dataclasses.replace(coarse, variance=variance)
+    plan = planned.plan(**{**planned.BY_RECORDS, "updates": whole})
+    assert document(plan=plan, training=rate(1e300)).training.learning_rate == 1e300
+
+
 def test_a_document_names_its_graphs() -> None:
     other = scores(graph="1" * 64, graph_bytes=9)
     made = document(plan=EVALUATED, evaluation=other)
