@@ -29,7 +29,7 @@ class Floors:
     Attributes:
         secure: whether only secure aggregation will do.
         survivors: fewest vectors in a sum.
-        noise_multiplier: least, for the client unit.
+        noise_multiplier: least, for the client unit, in training and in a federated evaluation.
         record_noise_multiplier: least, for the record unit, where the plan protects it.
         clip: largest L2 bound of an update.
         bits: fewest of a word.
@@ -103,6 +103,7 @@ class Floors:
         """
         client, record = plan.client, plan.record
         multiplier = client.noise_multiplier if client else 0.0
+        evaluated = _evaluated(plan)
         bits = plan.updates.bits if plan.updates else 32
         wrong = [
             (self.secure and plan.aggregation != "secure", "aggregation", plan.aggregation),
@@ -115,6 +116,11 @@ class Floors:
                 multiplier < self.noise_multiplier,
                 "privacy.client.noise_multiplier",
                 multiplier,
+            ),
+            (
+                evaluated < self.noise_multiplier * (1 - 1e-9),
+                "evaluation.noise_multiplier",
+                evaluated,
             ),
             (
                 record is not None and record.noise_multiplier < self.record_noise_multiplier,
@@ -141,6 +147,15 @@ class Floors:
         """
         if bound > self.clip:
             raise RoundError(f"clip={bound:g} is above this client's limit of {self.clip:g}")
+
+
+def _evaluated(plan: PrivacyPlan) -> float:
+    """Noise over client-level sensitivity in a federated evaluation; infinite without one."""
+    if plan.evaluation is None:
+        return math.inf
+    if plan.counts is None:
+        return plan.evaluation.noise_multiplier
+    return math.sqrt(plan.counts.variance) / plan.counts.l2
 
 
 def _check_kind(name: str, value: object, default: object) -> None:

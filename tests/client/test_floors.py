@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from planned import plan
+from planned import COUNTS, EVALUATION, plan
 
 from tacit.client.caps import Caps
 from tacit.client.floors import Floors
 from tacit.privacy.errors import ConfigError, RoundError, StorageError
+from tacit.privacy.plan import PrivacyPlan
 
 
 def written(folder: Path, body: Any) -> Path:
@@ -110,6 +112,26 @@ def test_a_file_that_is_no_json_is_no_absent_file(tmp_path: Path) -> None:
 def test_a_plan_below_a_floor_is_refused(floors: Floors, said: str) -> None:
     with pytest.raises(RoundError, match=said):
         floors.check(plan())
+
+
+def central(z: float) -> PrivacyPlan:
+    bare = {"mechanism": "central", "aggregation": "plain", "rules": None, "updates": None}
+    evaluation = replace(EVALUATION, noise_multiplier=z)
+    return plan(**bare, relation="add-or-remove-one", evaluation=evaluation)
+
+
+def test_the_floor_of_noise_is_an_evaluations_too() -> None:
+    floors = Floors(noise_multiplier=1.0)
+    for z in (1.0, 3.0):
+        floors.check(central(z))
+        less = replace(COUNTS, variance=(z * COUNTS.l2) ** 2)
+        floors.check(plan(evaluation=EVALUATION, counts=less))
+    quiet = replace(COUNTS, variance=0.0)
+    # What the unit's multiplier says counts for nothing beside the noise that there is.
+    for below in (central(0.9), plan(evaluation=EVALUATION, counts=quiet)):
+        with pytest.raises(RoundError, match=r"evaluation\.noise_multiplier"):
+            floors.check(below)
+        Floors().check(below)
 
 
 @pytest.mark.parametrize(
