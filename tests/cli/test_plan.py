@@ -273,7 +273,7 @@ def test_numbers_are_finite_or_null(ask: Json) -> None:
         (SHARES.replace("5000", "0") + "--epsilon 1", "dimension=0 must be at least 1"),
         (SHARES + "--epsilon 1 --bits 17", "secure.bits=17 must be"),
         (SHARES + "--epsilon 1 --dropout 0.5", "secure.dropout=0.5 must be in"),
-        (SHARES + "--epsilon 1 --minimum-survivors 3", "minimum_survivors=3 must be at least 4"),
+        (SHARES + "--epsilon 1 --minimum-survivors 2", "minimum_survivors=2 must be at least 3"),
         (SHARES + "--epsilon 1 --minimum-survivors 9 --collusion 3", "must be more than 3 x"),
         (SHARES + "--epsilon 1 --minimum-survivors 60", "is below minimum_survivors=60 in"),
         (SHARES + "--epsilon 0.001 --bits 16", "don't fit words of 16 bits"),
