@@ -63,10 +63,41 @@ final class PolicyTest {
       {"\"projection\":null,", ""},
       {"\"mechanism\":\"skellam\"", "\"mechanism\":\"laplace\""},
       {"\"relation\":\"zero-out\"", "\"relation\":\"add-or-remove-one\""},
+      {"\"population\":20", "\"population\":19"},
+      {"\"aggregation\":\"secure\"", "\"aggregation\":\"plain\"", "skellam", "central"},
     };
+    refusedEach(good, changes);
+  }
+
+  /** What a record of a plan by shares could do beyond what the plan says. */
+  static void testPlansThatSayTooLittleOfARecord() {
+    String none = "\"noise_multiplier\":0,\"sampling_rate\":1,";
+    String[][] changes = {
+      {"\"record_norm\":65.51", "\"record_norm\":65.5"},
+      {"\"record_norm\":9153.666666666666", "\"record_norm\":0"},
+      {"\"projection\":0.175", "\"projection\":null"},
+      {"\"steps\":1}", "\"steps\":2}"},
+      // A draw that is named as rare doesn't make the multiplier mean less.
+      {
+        none, none.replace(":0,", ":2,"),
+        "\"sampling_rate\":1,\"up", "\"sampling_rate\":1e-9,\"up",
+        "\"rotated\":true,\"variance\":0", "\"rotated\":true,\"variance\":1000000"
+      },
+    };
+    Map<String, Object> document = Json.canonical(Bytes.utf8(runText(1)));
+    String good = new String(Json.write(document.get("plan")), StandardCharsets.UTF_8);
+    plan(good);
+    refusedEach(good, changes);
+  }
+
+  private static void refusedEach(String good, String[][] changes) {
     for (String[] change : changes) {
-      String bad = good.replace(change[0], change[1]);
-      Check.that(change[0] + " is there", !bad.equals(good));
+      String changed = good;
+      for (int i = 0; i < change.length; i += 2) {
+        Check.that(change[i] + " is there", changed.contains(change[i]));
+        changed = changed.replace(change[i], change[i + 1]);
+      }
+      String bad = changed;
       Check.refused(change[1], Reason.PLAN, () -> plan(bad));
     }
   }
@@ -85,6 +116,13 @@ final class PolicyTest {
     for (String text : above) {
       Check.refused(text, Reason.FLOOR, () -> limits(text).check(secure));
     }
+    Plan quiet =
+        plan(planText("secure").replace("\"variance\":1194650.482050808", "\"variance\":1"));
+    Check.refused(
+        "of an evaluation too",
+        Reason.FLOOR,
+        () -> limits("{\"noise_multiplier\":1}").check(quiet));
+    limits("{}").check(quiet);
     Plan central = plan(planText("central"));
     Check.refused("secure is the default", Reason.FLOOR, () -> limits("{}").check(central));
     limits("{\"secure\":false}").check(central);
@@ -114,12 +152,15 @@ final class PolicyTest {
     }
   }
 
+  /** The JSON of a run's document: 0 has both units, 1 protects records by shares of noise. */
+  private static String runText(int run) {
+    byte[] data = Check.hex(Json.object(Check.list(RUNS, "runs").get(run)), "document");
+    return new String(Bytes.slice(data, 68, data.length - 68), StandardCharsets.UTF_8);
+  }
+
   /** A coordinator that signs what doesn't fit. */
   static void testDocumentsThatCanNotBe() {
-    Map<String, Object> one = Json.object(Check.list(RUNS, "runs").get(0));
-    byte[] data = Check.hex(one, "document");
-    String text =
-        new String(Bytes.slice(data, 68, data.length - 68), StandardCharsets.UTF_8);
+    String text = runText(0);
     Identity signer = Identity.generate();
     UnaryOperator<String> again =
         changed -> {
@@ -130,6 +171,13 @@ final class PolicyTest {
           return changed;
         };
     again.apply(text);
+    String shares = runText(1);
+    String rate = "\"learning_rate\":0.25";
+    again.apply(shares.replace(rate, "\"learning_rate\":0.125"));
+    Check.refused(
+        "a learning rate with which a record does more",
+        Reason.UNSIGNED,
+        () -> again.apply(shares.replace(rate, "\"learning_rate\":0.26")));
     String[][] changes = {
       {"\"version\":1}", "\"version\":2}"},
       {"\"proximal\":0.1", "\"proximal\":-1"},

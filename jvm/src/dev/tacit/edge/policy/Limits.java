@@ -60,12 +60,23 @@ public final class Limits {
     floor(!secure || plan.aggregation.equals("secure"), "aggregation");
     floor(plan.minimumSurvivors >= survivors, "minimum_survivors");
     floor(multiplier >= noiseMultiplier, "privacy.client.noise_multiplier");
+    floor(evaluated(plan) >= noiseMultiplier * (1 - 1e-9), "evaluation.noise_multiplier");
     floor(
         plan.record == null || plan.record.noiseMultiplier >= recordNoiseMultiplier,
         "privacy.record.noise_multiplier");
     floor((plan.updates != null ? plan.updates.bits : 32) >= bits, "secure.bits");
     floor(seeded || plan.noiseSource.equals("os-csprng"), "noise_source");
     checkClip(plan.client != null ? plan.client.clip : 0);
+  }
+
+  /** Noise over client-level sensitivity in a federated evaluation; infinite without one. */
+  private static double evaluated(Plan plan) {
+    if (plan.evaluation == null) {
+      return Double.POSITIVE_INFINITY;
+    }
+    boolean shares = plan.counts != null;
+    double noise = plan.evaluation.noiseMultiplier;
+    return shares ? Math.sqrt(plan.counts.variance) / plan.counts.l2() : noise;
   }
 
   private static void floor(boolean holds, String name) {

@@ -138,6 +138,9 @@ public final class Plan {
       checkShares(of);
     } else if (!mechanism.equals("central") || !aggregation.equals("plain")) {
       throw of.wrong("mechanism");
+    } else if (rules != null || updates != null || counts != null || !Double.isNaN(projection)) {
+      // Else records would seem protected by shares of noise, and none would be added.
+      throw of.wrong("mechanism");
     }
   }
 
@@ -175,12 +178,23 @@ public final class Plan {
     if (rules.minimum != minimumSurvivors || !relation.equals("zero-out")) {
       throw of.wrong("relation");
     }
-    if (client == null && (updates.recordNorm == 0 || Double.isNaN(projection))) {
+    // A share is at least one of `largest`, and claimed to be one of the population.
+    if (rules.largest > population) {
+      throw of.wrong("rules.largest");
+    }
+    boolean bounded = updates.recordNorm > 0 && !Double.isNaN(projection);
+    if (client == null && !(bounded && record != null && record.steps == 1)) {
       throw of.wrong("updates.record_norm");
+    }
+    if (client == null && counts != null && counts.recordNorm > 0) {
+      if (counts.recordNorm < counts.norm / evaluation.cap * ALMOST) {
+        throw of.wrong("counts.record_norm");
+      }
     }
     double least = client != null ? updates.l2() * client.noiseMultiplier : 0;
     if (client == null && record != null) {
-      double cohort = samplingRate * population;
+      // No plan's mean cohort is below 98% of its fewest: no rate makes a multiplier mean less.
+      double cohort = Math.max(samplingRate * population, 0.98 * rules.minimum);
       least = Math.sqrt(cohort) * record.noiseMultiplier * updates.recordL2();
     }
     if (Math.sqrt(updates.variance) < least * ALMOST) {

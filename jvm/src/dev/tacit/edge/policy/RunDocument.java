@@ -58,9 +58,19 @@ public final class RunDocument {
     if (evaluation != null) {
       fits = fits && evaluation.kind.equals("evaluation") && evaluation.size() == step.size();
     }
-    if (!fits) {
+    if (!fits || !boundsRecords()) {
       throw new TacitException(Reason.UNSIGNED, "the run document doesn't fit itself");
     }
+  }
+
+  /** Where shares of noise protect records, none moves a vector by more than the plan says. */
+  private boolean boundsRecords() {
+    if (!plan.noisedByShares()) {
+      return true;
+    }
+    double share = learningRate / plan.record.denominator * (plan.record.clip / plan.projection);
+    double most = plan.updates.recordNorm / plan.updates.norm * (1 + 1e-9);
+    return share <= most || most >= 2;
   }
 
   /**
