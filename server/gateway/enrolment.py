@@ -26,6 +26,8 @@ log = logging.getLogger("tacit.gateway")
 
 MAX_REQUEST = 16 * 1024
 _MAX_TOKEN, _MAX_AGENT = 128, 64
+# Renewals that a device may ask for at once, and devices whose asking is remembered.
+_ASKED, _ASKING = 4, 65536
 
 
 class Enrolment:
@@ -41,6 +43,7 @@ class Enrolment:
         self._devices, self._authority, self._settings = devices, authority, settings
         limits = settings.limits
         self._bucket = Bucket(limits.enrolments_rate, limits.enrolments_burst)
+        self._renewals: dict[int, Bucket] = {}
 
     def handler(self) -> wire.Handler:
         """The service of devices that have no certificate yet."""
@@ -78,7 +81,15 @@ class Enrolment:
 
     async def renew(self, data: bytes, context: wire.Context) -> pb.EnrolReply:
         """Another certificate for a device that has one."""
-        fingerprint = authorities.fingerprint(wire.caller(context))
+        der = wire.caller(context)
+        client = self._authority.client_of(der)
+        if client not in self._renewals:
+            if len(self._renewals) >= _ASKING:
+                self._renewals.clear()
+            self._renewals[client] = Bucket(_ASKED / self._settings.limits.renewals, _ASKED)
+        if not self._renewals[client].allow(1):
+            raise RefusedError("BUSY", "too many renewals; come again later")
+        fingerprint = authorities.fingerprint(der)
         asked = wire.parsed(pb.RenewRequest, data)
         return await asyncio.to_thread(self._renew, fingerprint, asked)
 

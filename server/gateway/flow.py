@@ -82,7 +82,9 @@ class Budget:
             if turn.done() and not turn.cancelled():
                 self.give(size)
             else:
-                self._waiting.remove((size, turn))
+                # It isn't there if it was cancelled and passed over before it woke.
+                with contextlib.suppress(ValueError):
+                    self._waiting.remove((size, turn))
                 self._next()
             raise
 
@@ -109,6 +111,11 @@ class Turns:
 
     def __init__(self, places: int, waiting: int) -> None:
         self._places, self._room = asyncio.Semaphore(places), places + waiting
+
+    @property
+    def full(self) -> bool:
+        """Whether who comes now has to wait."""
+        return self._places.locked()
 
     @contextlib.asynccontextmanager
     async def turn(self) -> AsyncIterator[None]:

@@ -133,8 +133,9 @@ class Service:
             raise RefusedError("NOT_FOUND", "no open task of this device refers to that")
         if asked.offset > len(blob):
             raise RefusedError("BACKWARD", f"offset {asked.offset} is behind the end {len(blob)}")
-        if self._downloading[device.client] >= _DOWNLOADS_EACH:
-            raise RefusedError("BUSY", f"a device has at most {_DOWNLOADS_EACH} downloads at once")
+        each = 1 if self._turns.full else _DOWNLOADS_EACH
+        if self._downloading[device.client] >= each:
+            raise RefusedError("BUSY", f"a device has at most {each} downloads at once now")
         self._downloading[device.client] += 1
         try:
             async with self._turns.turn():
@@ -146,11 +147,14 @@ class Service:
 
     async def _send(self, blob: bytes, offset: int, context: wire.Context) -> None:
         limits, view = self._settings.limits, memoryview(blob)
+        clock = self.hall.loop.time
+        began = clock()
         try:
             async with asyncio.timeout(limits.download):
                 for start in range(offset, len(blob), limits.chunk):
                     part = bytes(view[start : start + limits.chunk])
-                    async with asyncio.timeout(limits.write):
+                    slow = began + limits.grace + (start - offset) / limits.rate
+                    async with asyncio.timeout_at(min(clock() + limits.write, slow)):
                         await context.write(pb.Chunk(data=part).SerializeToString())
                     telemetry.bytes_moved("out", len(part))
         except TimeoutError as error:

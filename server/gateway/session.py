@@ -3,7 +3,10 @@
 Guarantees: who speaks is the client of the certificate. Whatever a device sends, nothing but
 its own stream ends. It answers tasks of its own only, each once. Memory is bounded by the
 limits: one answer on its way, room for which is taken before its first part is kept, and a
-short outbox; when either is full the stream isn't read.
+short outbox; when either is full the stream isn't read. Room is taken whole and in order, so
+uploads never wait for each other in a circle; an answer that doesn't get on at the least rate
+ends with its stream, and its device's next waits behind all others. Many devices that are just
+fast enough can still fill the room until `Limits.answer`.
 
 Nothing here tells whether an answer is right: signatures are forwarded, and checked by the
 coordinator.
@@ -294,7 +297,7 @@ class Session:
                 return
             upload = Upload(task, part.total, self._limits.max_answer)
             await self._hall.held.take(upload.total)
-            upload.until = self._hall.loop.time() + self._limits.answer
+            upload.begin(self._hall.loop.time(), self._limits)
             if self.over:
                 self._hall.held.give(upload.total)
                 return
@@ -305,7 +308,9 @@ class Session:
         # The room it takes is the reply's from now on.
         self._upload = None
         taken = self._hall.desk.answer(upload.task, *whole)
-        if not taken:
+        if taken:
+            self._delivered.discard(part.task)
+        else:
             self._hall.held.give(upload.total)
         await self._received(part.task, taken, "" if taken else "too late")
 
@@ -332,7 +337,9 @@ class Session:
             self._drop()
         refusal = Refusal(int(said.reason), said.text)
         taken = self._hall.desk.refuse(task, refusal, said.signature)
-        if not taken:
+        if taken:
+            self._delivered.discard(said.task)
+        else:
             # What is taken is counted where it is verified again, a silo's like a device's.
             telemetry.refusal(refusal.name)
         await self._received(said.task, taken, "" if taken else "too late")

@@ -32,19 +32,22 @@ class Limits:
         lookup: clients in a lookup.
         tasks: open tasks of one device; more are refused to the coordinator.
         outbox: frames that wait for a slow reader, tasks apart.
-        downloads: at once, in all; of one device, two.
+        downloads: at once, in all; of one device, two, and one where no place is free.
         downloads_waiting: that wait for their turn; others are told to come again.
         chunk: of a download.
         handshake: until TLS is done.
         hello: until a new stream's first frame.
         answer: from an answer's first part to its last.
+        rate: least bytes a second of an answer or a download, on average once ``grace`` is
+            over; who is slower loses its room or place.
+        grace: seconds before that is asked.
         write: until a device has taken a frame.
         download: of a whole download; it can be resumed.
         keepalive, keepalive_timeout: between HTTP/2 pings, and until one is answered.
         hold: that a reply, or the news that there is none, waits for the coordinator.
         enrolments: at once.
         enrolments_rate, enrolments_burst: a second, and at once, in all.
-        renewals: between two renewals of a device's certificate.
+        renewals: between two renewals of a device's certificate; it may ask four times as often.
     """
 
     connections: int = 10_000
@@ -65,6 +68,8 @@ class Limits:
     handshake: float = 20.0
     hello: float = 20.0
     answer: float = 300.0
+    rate: float = 16.0 * KIB
+    grace: float = 10.0
     write: float = 60.0
     download: float = 900.0
     keepalive: float = 60.0

@@ -8,6 +8,7 @@ from tacit.privacy.secagg.keys import SIGNATURE_BYTES
 from tacit.protocol import edge_pb2 as pb
 from tacit.server.gateway.desk import Assignment
 from tacit.server.gateway.refused import RefusedError
+from tacit.server.gateway.settings import Limits
 
 
 class Upload:
@@ -18,9 +19,6 @@ class Upload:
         total: its bytes, as the first part says.
         most: that it may have.
 
-    Attributes:
-        until: by when it must be whole, in seconds of the event loop's clock.
-
     Raises:
         RefusedError: it says that it is empty, or longer than it may be.
     """
@@ -28,9 +26,20 @@ class Upload:
     def __init__(self, task: Assignment, total: int, most: int) -> None:
         if not 0 < total <= most:
             raise RefusedError("TOO_LARGE", f"an answer has 1 to {most} bytes, not {total}")
-        self.task, self.total, self.until = task, total, math.inf
+        self.task, self.total = task, total
         self._parts: list[bytes] = []
         self._size = 0
+        self._began, self._grace, self._rate, self._end = 0.0, 0.0, 1.0, math.inf
+
+    def begin(self, now: float, limits: Limits) -> None:
+        """It has its room; from ``now`` on it must get on, the faster the more it has taken."""
+        self._began, self._grace, self._end = now, limits.grace, now + limits.answer
+        self._rate = max(limits.rate, self.total / limits.answer)
+
+    @property
+    def until(self) -> float:
+        """By when the next part must come, in seconds of the event loop's clock."""
+        return min(self._end, self._began + self._grace + self._size / self._rate)
 
     def add(self, part: pb.AnswerPart) -> tuple[bytes, bytes] | None:
         """Adds a part; returns answer and signature once it is whole.

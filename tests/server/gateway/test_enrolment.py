@@ -216,6 +216,14 @@ def test_a_revocation_ends_a_live_stream(gateway: Gateway) -> None:
         assert refused(lambda: edge.renew(place.port, device))[0] == "PERMISSION_DENIED"
 
 
+def test_who_asks_for_renewals_again_and_again_is_refused_early(gateway: Gateway) -> None:
+    with gateway() as place:
+        device = place.device()
+        edge.renew(place.port, device)
+        why = [refused(lambda: edge.renew(place.port, device))[1] for _ in range(4)]
+        assert [w.split(":")[0] for w in why] == ["TOO_SOON"] * 3 + ["BUSY"]
+
+
 def test_a_renewed_certificate_replaces_the_old_one(gateway: Gateway) -> None:
     with gateway() as place:
         device = place.device()

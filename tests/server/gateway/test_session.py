@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import logging
 import random
 import secrets
@@ -13,7 +15,7 @@ from edge import Gateway
 
 from tacit.configs import wire
 from tacit.protocol import edge_pb2 as pb
-from tacit.server.gateway.flow import Bucket, Pacer
+from tacit.server.gateway.flow import Bucket, Budget, Pacer
 from tacit.server.gateway.settings import Pace
 
 
@@ -194,6 +196,45 @@ def test_who_dribbles_or_says_nothing_is_let_go(gateway: Gateway) -> None:
         with place.ready(device) as stream:
             stream.answer(stream.receive("task"), b"that")
         assert place.pull(identifier).has_content()
+
+
+def test_who_holds_room_and_sends_little_loses_it(gateway: Gateway) -> None:
+    with gateway(max_answer=10_000, held=10_000, grace=0.5) as place:
+        slow, honest = place.device(), place.device()
+        identifiers = place.push_all(b"what", [0, 1])
+        with place.ready(slow) as first, place.ready(honest) as second:
+            part = pb.AnswerPart(task=first.receive("task").id, total=10_000, data=b"x")
+            first.send(pb.DeviceFrame(answer=part))
+            edge.until(lambda: place.grid.held == 10_000)
+            second.answer(second.receive("task"), b"that")
+            assert first.ended() == ("TOO_SLOW: an answer took too long", "DEADLINE_EXCEEDED")
+            assert wire.body(place.pull(identifiers[1])) == b"that"
+
+
+def test_what_is_answered_is_not_remembered(gateway: Gateway) -> None:
+    with gateway() as place, place.ready(place.device()) as stream:
+        (session,) = place.grid._service.hall._sessions.values()
+        for _ in range(3):
+            identifier = place.push(b"what")
+            stream.answer(stream.receive("task"), b"that")
+            place.pull(identifier)
+        assert session._delivered == set()
+
+
+def test_a_cancelled_wait_for_room_is_a_cancellation() -> None:
+    async def run() -> None:
+        budget = Budget(1)
+        await budget.take(1)
+        waiting = asyncio.create_task(budget.take(1))
+        await asyncio.sleep(0)
+        waiting.cancel()
+        budget.give(1)
+        with contextlib.suppress(asyncio.CancelledError):
+            await waiting
+        assert waiting.cancelled()
+        assert budget.held == 0
+
+    asyncio.run(run())
 
 
 def test_a_slow_reader_holds_up_nobody_and_fills_nothing(gateway: Gateway) -> None:
