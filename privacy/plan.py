@@ -126,7 +126,7 @@ class PrivacyPlan:
             raise ConfigError(f"mechanism={self.mechanism} has no rules, lattices or projection")
 
     def _check_shares(self) -> None:
-        """The lattices carry at least the noise that the units' multipliers stand for."""
+        """Rules, lattices and units fit one another, and claim no more than is added."""
         if self.rules is None or self.updates is None:
             raise ConfigError(f"mechanism={self.mechanism} needs rules and a lattice")
         if (self.evaluation is None) != (self.counts is None):
@@ -145,7 +145,13 @@ class PrivacyPlan:
                 f"largest={self.rules.largest} of a cohort must be at most "
                 f"clients={self.population}"
             )
-        bounded = self.updates.record_norm > 0 and self.projection is not None
+        self._check_noise(self.rules, self.updates)
+        if self.client is None and self.counts is not None and self.evaluation is not None:
+            self._check_counts(self.counts, self.evaluation)
+
+    def _check_noise(self, rules: Rules, updates: Lattice) -> None:
+        """Updates are bounded, with at least the noise that the units' multipliers stand for."""
+        bounded = updates.record_norm > 0 and self.projection is not None and self.projection > 0
         one_step = self.record is not None and self.record.steps == 1
         if self.client is None and not (bounded and one_step):
             raise ConfigError(
@@ -153,18 +159,16 @@ class PrivacyPlan:
                 "use privacy.client=flat, or one local step of DP-SGD (local.steps=1), or "
                 "mechanism=central aggregation=plain",
             )
-        if self.client is None and self.counts is not None and self.evaluation is not None:
-            self._check_counts(self.counts, self.evaluation)
-        deviation = math.sqrt(self.updates.variance)
-        least = self.updates.l2 * self.client.noise_multiplier if self.client else 0.0
+        deviation = math.sqrt(updates.variance)
+        least = updates.l2 * self.client.noise_multiplier if self.client else 0.0
         if self.client is None and self.record is not None:
             # With cohorts of too few in 2% of the rounds at most, as plans are made, their mean
             # is at least 98% of the fewest (Markov): no rate makes a noise multiplier mean less.
-            cohort = max(self.sampling_rate * self.population, 0.98 * self.rules.minimum)
-            least = math.sqrt(cohort) * self.record.noise_multiplier * self.updates.record_l2
+            cohort = max(self.sampling_rate * self.population, 0.98 * rules.minimum)
+            least = math.sqrt(cohort) * self.record.noise_multiplier * updates.record_l2
         if deviation < least * (1 - 1e-9):
             raise ConfigError(f"noise of deviation={deviation:g} must be at least {least:g}")
-        smallest = self.smallest_share(self.updates)
+        smallest = self.smallest_share(updates)
         if self.mechanism == "discrete_gaussian" and 0 < smallest < 9:
             raise ConfigError(
                 f"shares of variance={smallest:.3g} are too small: a sum of discrete Gaussians "

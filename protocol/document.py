@@ -3,9 +3,9 @@
 ``encode`` makes b"TCD1", a 64-byte Ed25519 signature over `statements.document` of what
 follows, and canonical JSON (RFC 8785). Guarantees of what ``decode`` returns: the holder of
 the coordinator's key signed these very bytes; every field is there, none is unknown, each is
-of its type and in range; plan, manifests and one another fit; and where shares of noise protect
-records, training at this learning rate keeps to what the plan says that a record can do. Two documents with equal
-content have equal bytes, so that a digest names one.
+of its type and in range; plan, manifests and one another fit; and where shares of noise
+protect records, training at this learning rate keeps to what the plan says that a record can
+do. Two documents with equal content have equal bytes, so that a digest names one.
 
 Doesn't guarantee that a plan is one that the device agrees to: its floors and caps say that.
 Nor freshness: a document is for one run of one population, and a device takes a task's run

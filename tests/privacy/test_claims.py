@@ -313,6 +313,8 @@ def test_a_central_plan_has_no_shares() -> None:
         ({"client": None, "record": RECORD}, "updates that are bounded"),
         ({**BY_RECORDS, "projection": None}, "updates that are bounded"),
         ({"client": None, "record": RECORD, "projection": 0.05}, "updates that are bounded"),
+        ({**BY_RECORDS, "projection": 0.0}, "updates that are bounded"),
+        ({**BY_RECORDS, "projection": -0.05}, "updates that are bounded"),
         ({**BY_RECORDS, "record": None}, "updates that are bounded"),
         ({**BY_RECORDS, "record": replace(RECORD, steps=2)}, "updates that are bounded"),
         ({"population": 89}, "largest=90 of a cohort must be at most clients=89"),
