@@ -79,7 +79,7 @@ def epsilon(events: Mapping[Event, int], delta: float) -> float:
         ConfigError: delta isn't in (0, 1).
 
     Example:
-        >>> 5.3 < epsilon({SampledGaussian(1.2, 0.2): 60}, 300**-1.1) < 5.8
+        >>> 5.3 < epsilon({SampledGaussian(1.2, 0.2): 60}, 300**-1.1) < 6.5
         True
     """
     validate.open_unit("delta", delta)
