@@ -186,6 +186,27 @@ def test_a_device_has_two_downloads_at_once(gateway: Gateway) -> None:
         edge.until(lambda: status(lambda: stream.download(digest)) == "OK")
 
 
+def test_who_takes_a_download_slowly_loses_its_place(gateway: Gateway) -> None:
+    """And while no place is free, a device has one."""
+    with gateway(chunk=1000, downloads=1, grace=0.5, answer=300.0) as place:
+        one, two = place.device(), place.device()
+        with place.ready(one) as slow, place.ready(two) as honest:
+            body = bytes(10_000_000)
+            place.push_all(body, [0, 1])
+            digest = slow.receive("task").body.ref.sha256
+            call = slow.channel.unary_stream(
+                "/tacit.edge.v1.Gateway/Download",
+                pb.DownloadRequest.SerializeToString,
+                pb.Chunk.FromString,
+            )
+            taken = call(pb.DownloadRequest(sha256=digest), timeout=edge.PATIENCE)
+            next(taken)  # And reads no more, until it has lost its place.
+            assert status(lambda: slow.download(digest)) == "RESOURCE_EXHAUSTED"
+            short = hashlib.sha256(body).digest()
+            assert honest.download(short, len(body) - 1000) == bytes(1000)
+            assert status(lambda: list(taken)) == "DEADLINE_EXCEEDED"
+
+
 def status(call: object) -> str:
     try:
         call()  # type: ignore[operator]
