@@ -35,7 +35,7 @@ from tacit.server.gateway.devices import Device
 from tacit.server.gateway.flow import Bucket
 from tacit.server.gateway.hall import Hall
 from tacit.server.gateway.refused import RefusedError
-from tacit.server.gateway.upload import Upload
+from tacit.server.gateway.upload import Upload, most
 
 log = logging.getLogger("tacit.gateway")
 
@@ -295,7 +295,7 @@ class Session:
             if task is None or task.id not in self._delivered:
                 await self._unwanted(part)
                 return
-            upload = Upload(task, part.total, self._limits.max_answer)
+            upload = Upload(task, part.total, most(task, self._limits.max_answer))
             await self._hall.held.take(upload.total)
             upload.begin(self._hall.loop.time(), self._limits)
             if self.over:

@@ -10,6 +10,18 @@ from tacit.server.gateway.desk import Assignment
 from tacit.server.gateway.refused import RefusedError
 from tacit.server.gateway.settings import Limits
 
+# An answer of secure aggregation has less than 1 KiB for each peer, of whom the request has
+# 132 bytes or more; a vector has at most 4 bytes for each of at most twice the request's numbers,
+# which have 2 or more each. Twice that at least, and room for what is of one size.
+_RATIO, _LEAST = 64, 1 << 20
+_VECTOR = 8
+
+
+def most(task: Assignment, limit: int) -> int:
+    """Bytes that an answer to a task may have: no more than its request can lead to."""
+    ratio = _VECTOR if task.kind in ("train", "evaluate") else _RATIO
+    return min(limit, _LEAST + ratio * task.size)
+
 
 class Upload:
     """Puts an answer together.

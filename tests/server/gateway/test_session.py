@@ -161,6 +161,14 @@ def test_an_answer_has_a_largest_size(gateway: Gateway) -> None:
             assert len(wire.body(place.pull(identifier))) == 10_000
 
 
+def test_an_answer_is_no_larger_than_its_request_leads_to(gateway: Gateway) -> None:
+    with gateway() as place, place.ready(place.device()) as stream:
+        place.push(b"what", kind="train")
+        part = pb.AnswerPart(task=stream.receive("task").id, total=64 << 20, data=b"x")
+        stream.send(pb.DeviceFrame(answer=part))
+        assert stream.ended()[0].startswith("TOO_LARGE: an answer has 1 to 1048608 bytes")
+
+
 def test_answers_wait_for_room(gateway: Gateway) -> None:
     """The coordinator that picks one up makes room for the next."""
     with gateway(max_answer=10_000, held=15_000) as place:
