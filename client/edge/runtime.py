@@ -11,6 +11,7 @@ are registered here.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -24,6 +25,7 @@ from tacit.protocol.manifest import Manifest
 
 Array = NDArray[Any]
 
+_EXTERNAL = "session.model_external_initializers_file_folder_path"
 _FAILED = (
     _state.Fail,
     _state.InvalidArgument,
@@ -57,6 +59,9 @@ class Graph:
         options.enable_cpu_mem_arena = False
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.log_severity_level = 4
+        # Tensors kept outside the graph are looked for here, never in the working directory:
+        # nothing can lie below what isn't a folder.
+        options.add_session_config_entry(_EXTERNAL, os.path.join(os.devnull, "none"))
         try:
             self._session = onnxruntime.InferenceSession(
                 data, options, providers=["CPUExecutionProvider"]
