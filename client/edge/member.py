@@ -11,8 +11,8 @@ Guarantees:
   before a vector is made;
 * the very same leg gets the very same bytes, over restarts; one session gives one vector; for
   each peer a share of one kind leaves, never both (`tacit.privacy.secagg.client`);
-* a refusal names settings, never data. That a device failed says nothing of its records but
-  that their types or shapes don't fit, or that the software broke.
+* a refusal names settings, never data: before the charge records are looked at for types and
+  shapes alone, and after it whatever fails gives what no records give, noised as always.
 
 It doesn't hide that the device was asked and when it answered.
 """
@@ -22,6 +22,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
+import logging
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -31,6 +32,8 @@ from numpy.typing import NDArray
 
 from tacit.client import terms, update
 from tacit.client.delivery import Delivery
+from tacit.client.edge import steps
+from tacit.client.edge.journal import say
 from tacit.client.edge.peers import Entry, Peers
 from tacit.client.edge.steps import Trainer
 from tacit.client.floors import Floors
@@ -82,6 +85,8 @@ Reason = Literal[
     "FAILED",
 ]
 Pair = tuple[NDArray[Any], Vector]
+# Of a round's training: a plan with more is nobody's that a device could finish.
+MOST_STEPS = 100_000
 _LONGEST = 200
 
 
@@ -252,6 +257,9 @@ class Member:
                 terms.check_clip(plan, request.clip)
             with _declining("FLOOR"):
                 self._is.floors.check_clip(request.clip)
+        if request.parameters.shape != (about.step.size,):
+            size = request.parameters.size
+            raise Declined("PLAN", f"parameters={size} aren't the graph's {about.step.size}")
         invitation = Invitation.to(request, kind)
         with _declining("PROTOCOL"):
             masking = self._masking(about) if plan.aggregation == "secure" else None
@@ -273,11 +281,24 @@ class Member:
         return answer
 
     def _vector(self, about: RunDocument, request: Request, kind: str) -> tuple[Pair, float]:
-        """Values, vote and the bound of the values."""
+        """Values, vote and the bound of the values, whatever happens to the records.
+
+        It is charged: from here on a refusal would be a bit about records without noise. So a
+        device that fails answers as one that has none, and only its own log says otherwise.
+        """
         if kind == "train":
-            made, records = self._is.trainer.train(about, request.parameters)
-            return update.prepare(made, records, request.clip, about.plan), request.clip
-        counts = self._is.trainer.counts(about, request.parameters)
+            try:
+                made, records = self._is.trainer.train(about, request.parameters)
+                return update.prepare(made, records, request.clip, about.plan), request.clip
+            except Exception as error:  # noqa: BLE001 - whatever broke, it may not show
+                _broke(error)
+            made = steps.idle(about, request.parameters)
+            return update.prepare(made, 0, request.clip, about.plan), request.clip
+        try:
+            counts = self._is.trainer.counts(about, request.parameters)
+        except Exception as error:  # noqa: BLE001 - as above
+            _broke(error)
+            counts = steps.noised(about.plan, np.zeros(3))
         return (counts, np.zeros(0, dtype=np.float32)), Evaluation.SENSITIVITY
 
     def _agree(self, about: RunDocument, digest: str) -> None:
@@ -289,6 +310,9 @@ class Member:
             raise Declined("UNSUPPORTED", "privacy.record=none: devices train by DP-SGD only")
         if plan.aggregation == "shortcut":
             raise Declined("UNSUPPORTED", "aggregation=shortcut is a simulation's")
+        if plan.record.steps > MOST_STEPS:
+            text = f"steps={plan.record.steps} of a round are more than {MOST_STEPS}"
+            raise Declined("UNSUPPORTED", text)
         with _declining("FLOOR"):
             self._is.floors.check(plan)
 
@@ -340,6 +364,11 @@ def _reply(
     return EvaluateReply(*place, vector[0])
 
 
+def _broke(error: Exception) -> None:
+    """What failed after the charge, for the device's own log: its type and nothing else."""
+    say("failed", logging.ERROR, cause=type(error).__name__)
+
+
 @contextlib.contextmanager
 def _declining(reason: Reason) -> Iterator[None]:
     """What a round's errors are to the coordinator; bytes that can't be read are malformed."""
@@ -373,9 +402,10 @@ def _failing() -> Iterator[None]:
         raise
     except DataError as error:
         text = "the device's records can't be read, or don't fit the task"
-        raise Declined("UNSUPPORTED", text, error.message) from error
+        raise Declined("UNSUPPORTED", text, type(error).__name__) from error
     except ModelError as error:
-        raise Declined("UNSUPPORTED", "the graph can't be run here", error.message) from error
+        text = "the graph can't be run here"
+        raise Declined("UNSUPPORTED", text, type(error).__name__) from error
     except Exception as error:
         # A device goes on, whatever broke; what it was is for its own log.
-        raise Declined("FAILED", "the device failed", f"{type(error).__name__}: {error}") from error
+        raise Declined("FAILED", "the device failed", type(error).__name__) from error

@@ -1,18 +1,18 @@
-"""A signed graph in onnxruntime: microbatches with masks, on one thread unless told otherwise.
+"""A signed graph in onnxruntime: a record a call, on one thread unless told otherwise.
 
-Guarantees: a graph runs only if its bytes are the manifest's; what it takes and gives has the
-manifest's types and shapes, and whatever else it returns is an error. Rows that fill up a
-microbatch are zeros that the mask leaves out.
+Guarantees: a graph runs only if its bytes are the manifest's and it reads no file; what it takes
+and gives has the manifest's types and shapes, and whatever else it returns is an error. Rows
+beside the record are zeros that the mask leaves out.
 
 It doesn't guarantee what the graph computes: the coordinator checked it beside Opacus and
-signed it (`tacit.tasks.device.check`). Its custom operators can't be code from elsewhere: none
-are registered here.
+signed it (`tacit.tasks.device.check`), and `tacit.client.edge.steps` bounds what it gives. Its
+custom operators can't be code from elsewhere: none are registered here.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ import onnxruntime
 from numpy.typing import NDArray
 from onnxruntime.capi import onnxruntime_pybind11_state as _state
 
+from tacit.client.edge import walk
 from tacit.privacy.errors import ModelError
 from tacit.protocol.manifest import Manifest
 
@@ -46,11 +47,13 @@ class Graph:
         threads: of one call.
 
     Raises:
-        ModelError: the bytes aren't the manifest's, or onnxruntime can't load them.
+        ModelError: the bytes aren't the manifest's or a device's graph (`tacit.client.edge.walk`),
+            or onnxruntime can't load them.
     """
 
     def __init__(self, data: bytes, manifest: Manifest, threads: int = 1) -> None:
         manifest.check(data)
+        walk.check(data)
         self.manifest = manifest
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
@@ -93,28 +96,23 @@ class Graph:
                 raise ModelError(f"the graph's {tensor.name} isn't what its manifest says")
         return dict(zip(names, given, strict=True))
 
-    def batches(self, inputs: Array, targets: Array) -> Iterator[dict[str, Array]]:
-        """Records as microbatches: ``inputs``, ``targets`` and ``mask``; none for no records.
+    def alone(self, inputs: Array, targets: Array) -> dict[str, Array]:
+        """One record in the first row: ``inputs``, ``targets`` and ``mask`` of a call.
 
         Args:
-            inputs: records in dimension 0, of the manifest's type.
-            targets: as many.
+            inputs: of the record, of the manifest's type.
+            targets: of the record.
         """
         rows = self.manifest.microbatch
-        for start in range(0, len(inputs), rows):
-            part = slice(start, start + rows)
-            count = len(inputs[part])
-            yield {
-                "inputs": _filled(inputs[part], rows),
-                "targets": _filled(targets[part], rows),
-                "mask": np.arange(rows) < count,
-            }
+        return {
+            "inputs": _first(inputs, rows),
+            "targets": _first(targets, rows),
+            "mask": np.arange(rows) < 1,
+        }
 
 
-def _filled(part: Array, rows: int) -> Array:
-    """The rows, with zeros after them."""
-    if len(part) == rows:
-        return np.ascontiguousarray(part)
-    whole = np.zeros((rows, *part.shape[1:]), dtype=part.dtype)
-    whole[: len(part)] = part
+def _first(record: Array, rows: int) -> Array:
+    """So many rows: the record, and zeros after it."""
+    whole = np.zeros((rows, *np.shape(record)), dtype=record.dtype)
+    whole[0] = record
     return whole

@@ -22,7 +22,7 @@ def export(
         overrides: of the run, as of ``tacit simulate``.
         to: a folder that isn't there yet, or is empty.
         home: whose coordinator key signs; made if it isn't there.
-        microbatch: rows of a step's call, or None.
+        microbatch: rows of a step's call; None is 1.
         as_json: whether to print JSON.
     """
     from pathlib import Path
@@ -46,7 +46,7 @@ def export(
     spec = compose(overrides)
     task = load(spec)
     began = time.perf_counter()
-    step, evaluation, frozen = bundle.exported(task, spec, microbatch)
+    step, evaluation, frozen = bundle.exported(task, spec, 1 if microbatch is None else microbatch)
     seconds = time.perf_counter() - began
     found = _errors(task, spec.seed, bundle.shapes(task, spec), step, evaluation)
     coordinator = Authority(Home(home), spec.population or task.name).coordinator

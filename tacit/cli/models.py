@@ -87,7 +87,7 @@ def export(
         bool, typer.Option("--device", help="Graphs for devices, checked beside Opacus, signed.")
     ] = False,
     microbatch: Annotated[
-        int | None, typer.Option(help="With --device: records of one call on a device.")
+        int | None, typer.Option(help="With --device: rows of a call; a device fills one.")
     ] = None,
     verify: Annotated[
         str | None, typer.Option(metavar="DIR", help="Check a folder that --device wrote.")

@@ -5,6 +5,10 @@ and names give equal bytes with equal versions of torch and onnxscript, in any p
 coordinator that is started again serves the document it served before, and nothing has to be
 kept. A step takes seconds to export (`benchmarks/device_step.py` says how many).
 
+A call has one row unless more are asked for: a device runs one record a call, so that what a
+record adds depends on no other and is clipped on the device (`tacit.client.edge.steps`). Rows
+beside it would only cost time; and no record has another row to stand in.
+
 Only shape and type of records are used, and of the public test set where the task has one.
 The document isn't signed here: `RunDocument.encode` takes the coordinator's key.
 """
@@ -18,7 +22,6 @@ from torch import Tensor
 
 from tacit.configs.planning import local_steps
 from tacit.configs.spec import RunSpec
-from tacit.privacy import validate
 from tacit.privacy.errors import DataError
 from tacit.protocol.document import RunDocument, Training
 from tacit.protocol.manifest import DeviceGraph
@@ -27,10 +30,6 @@ from tacit.tasks.device.evaluation import export_device_evaluation
 from tacit.tasks.device.graph import export_device_step
 from tacit.tasks.task import Task, make_model, plan, tensors
 
-# Of a call, unless a microbatch is asked for: most rows, and most numbers in all rows'
-# gradients, which a device holds in single and in double precision (24 MiB).
-MOST_ROWS = 32
-MOST_NUMBERS = 2**21
 # Clients whose records are looked at for a shape where there is no test set.
 _LOOKS = 16
 
@@ -49,7 +48,7 @@ class DeviceBundle:
 
 
 def build(
-    task: Task, spec: RunSpec, run: str, population: str, microbatch: int | None = None
+    task: Task, spec: RunSpec, run: str, population: str, microbatch: int = 1
 ) -> DeviceBundle:
     """Exports a run for devices.
 
@@ -58,7 +57,7 @@ def build(
         spec: of the run.
         run: its identifier, as its messages carry it.
         population: whose clients it is for.
-        microbatch: rows of a step's call; None takes `fitting`'s.
+        microbatch: rows of a step's call, of which a device fills one.
 
     Raises:
         ConfigError: the spec makes no plan, or a name or size can't be.
@@ -87,7 +86,7 @@ def build(
 
 
 def exported(
-    task: Task, spec: RunSpec, microbatch: int | None = None
+    task: Task, spec: RunSpec, microbatch: int = 1
 ) -> tuple[DeviceGraph, DeviceGraph | None, str]:
     """The graphs of a run, and the digest of what isn't trained.
 
@@ -101,32 +100,10 @@ def exported(
         `tacit.tasks.vector.frozen_digest`, in hex.
     """
     model, like = make_model(task, spec.seed), shapes(task, spec)
-    size = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    rows = fitting(task, spec, size) if microbatch is None else microbatch
-    step, evaluation = export_device_step(task, model, like, rows), None
+    step, evaluation = export_device_step(task, model, like, microbatch), None
     if spec.evaluation.kind == "federated":
-        scored = min(MOST_ROWS, spec.evaluation.cap)
-        evaluation = export_device_evaluation(task, model, like, scored)
+        evaluation = export_device_evaluation(task, model, like, 1)
     return step, evaluation, vector.frozen_digest(model)
-
-
-def fitting(task: Task, spec: RunSpec, size: int) -> int:
-    """Rows of a step's call: a power of two, the fewest that hold an expected batch.
-
-    At most ``local.physical_batch``, `MOST_ROWS`, and what `MOST_NUMBERS` leave; at least 1.
-
-    Args:
-        task: says how many records a client has.
-        spec: says with which probability each is in a batch.
-        size: trained parameters.
-    """
-    validate.at_least("parameters", size, 1)
-    expected = spec.privacy.record.sampling_rate * (task.examples_per_client or MOST_ROWS)
-    most = max(1, min(spec.local.physical_batch, MOST_ROWS, MOST_NUMBERS // size))
-    rows = 1
-    while rows < expected and 2 * rows <= most:
-        rows *= 2
-    return rows
 
 
 def shapes(task: Task, spec: RunSpec) -> tuple[Tensor, Tensor]:

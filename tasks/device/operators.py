@@ -2,8 +2,8 @@
 
 Guarantees of a graph that `check` passes: plain `ai.onnx` of one opset, no functions, no
 graphs inside it (so no loops), nothing random, and all its constants in its own bytes: it
-names no file of the device. The list is checked at export, with `onnx`; a device that has
-only onnxruntime relies on the coordinator's signature for it.
+names no file of the device. The list is checked here at export, with `onnx`, and again by
+every device, without it (`tacit.client.edge.walk`).
 """
 
 from __future__ import annotations
@@ -12,106 +12,7 @@ import onnx
 
 from tacit.privacy.errors import ModelError
 from tacit.protocol.manifest import OPSET
-
-# What stock builds of onnxruntime run, deterministic and without control flow.
-# fmt: off
-OPERATORS = frozenset(
-    {
-        "Abs",
-        "Add",
-        "And",
-        "ArgMax",
-        "ArgMin",
-        "AveragePool",
-        "Cast",
-        "CastLike",
-        "Ceil",
-        "Clip",
-        "Concat",
-        "Constant",
-        "ConstantOfShape",
-        "Conv",
-        "ConvTranspose",
-        "Cos",
-        "CumSum",
-        "Div",
-        "Elu",
-        "Equal",
-        "Erf",
-        "Exp",
-        "Expand",
-        "Flatten",
-        "Floor",
-        "Gather",
-        "GatherElements",
-        "GatherND",
-        "Gelu",
-        "Gemm",
-        "GlobalAveragePool",
-        "Greater",
-        "GreaterOrEqual",
-        "HardSigmoid",
-        "HardSwish",
-        "Identity",
-        "InstanceNormalization",
-        "IsInf",
-        "IsNaN",
-        "LayerNormalization",
-        "LeakyRelu",
-        "Less",
-        "LessOrEqual",
-        "Log",
-        "LogSoftmax",
-        "MatMul",
-        "Max",
-        "MaxPool",
-        "Min",
-        "Mod",
-        "Mul",
-        "Neg",
-        "Not",
-        "OneHot",
-        "Or",
-        "PRelu",
-        "Pad",
-        "Pow",
-        "Range",
-        "Reciprocal",
-        "ReduceMax",
-        "ReduceMean",
-        "ReduceMin",
-        "ReduceProd",
-        "ReduceSum",
-        "Relu",
-        "Reshape",
-        "Round",
-        "ScatterElements",
-        "ScatterND",
-        "Selu",
-        "Shape",
-        "Sigmoid",
-        "Sign",
-        "Sin",
-        "Slice",
-        "Softmax",
-        "Softplus",
-        "Softsign",
-        "Split",
-        "Sqrt",
-        "Squeeze",
-        "Sub",
-        "Sum",
-        "Tan",
-        "Tanh",
-        "Tile",
-        "Transpose",
-        "Trilu",
-        "Unsqueeze",
-        "Where",
-        "Xor",
-    }
-)
-# fmt: on
+from tacit.protocol.operators import OPERATORS
 
 
 def check(proto: onnx.ModelProto) -> tuple[str, ...]:

@@ -96,8 +96,8 @@ def trained(reals: Reals) -> dict[str, Any]:
     spoilt = Records(bad, records.targets)
     some = np.array([0, 1, 4, 5, 7, 8])
     rows = [np.arange(RECORDS)]
-    batch = next(evaluation.batches(bad, records.targets))
-    scores = evaluation.run({"parameters": parameters, **batch})
+    alone = [evaluation.alone(bad[i], records.targets[i]) for i in range(RECORDS)]
+    scores = [evaluation.run({"parameters": parameters, **one}) for one in alone]
     return {
         "coordinator": COORDINATOR.public.hex(),
         "scale": SCALE,
@@ -110,8 +110,8 @@ def trained(reals: Reals) -> dict[str, Any]:
         "loose": steps.summed(step, parameters, records, rows[0], 1000.0).tolist(),
         "spoilt": {"nan": [4, 2], "infinite": [7, 0], "rows": some.tolist()},
         "spoilt_sum": steps.summed(step, parameters, spoilt, some, 0.7).tolist(),
-        "spoilt_scores": scores["score"][:RECORDS].tolist(),
-        "spoilt_losses": scores["loss"][:RECORDS].astype(float).tolist(),
+        "spoilt_scores": [float(made["score"][0]) for made in scores],
+        "spoilt_losses": [float(made["loss"][0]) for made in scores],
         "runs": [_run(task, name, step, evaluation, parameters, records) for name in KINDS],
     }
 

@@ -17,7 +17,13 @@ from tacit.client.edge.member import Declined
 from tacit.client.edge.peers import Peers
 from tacit.client.floors import Floors
 from tacit.privacy.errors import DataError
-from tacit.privacy.messages import EncodedReply, EvaluateReply, EvaluateRequest, TrainReply
+from tacit.privacy.messages import (
+    EncodedReply,
+    EvaluateReply,
+    EvaluateRequest,
+    TrainReply,
+    TrainRequest,
+)
 from tacit.privacy.secagg.keys import Identity
 from tacit.privacy.secagg.messages import Masked, Survivors, pack_members
 
@@ -187,10 +193,10 @@ def test_requests_that_are_not_the_documents_are_refused() -> None:
         body = fleet.request(**changes).encode()
         declined(lambda body=body: fleet.ask(0, "train", body), reason)
     short = fleet.request(parameters=np.zeros(3, dtype=np.float32)).encode()
-    declined(lambda: fleet.ask(0, "train", short), "FAILED")
+    declined(lambda: fleet.ask(0, "train", short), "PLAN", "parameters=3")
     declined(lambda: fleet.ask(0, "evaluate", fleet.request(EvaluateRequest).encode()),
         "UNSUPPORTED", "no evaluation")  # fmt: skip
-    assert fleet.members[0]._is.ledger.spent().participations == 1, "of the short one"
+    assert fleet.members[0]._is.ledger.spent().participations == 0
 
 
 @pytest.mark.parametrize(
@@ -340,3 +346,36 @@ def test_a_session_is_not_another_runs_with_a_weaker_plan() -> None:
     asked = fleet.members[0].answer
     declined(lambda: asked("query.confirm", moved, signed), "PROTOCOL", "other rules")
     assert asked("query.confirm", body, fleet.signed)
+
+
+@pytest.mark.parametrize("kind", ["train", "evaluate"])
+def test_a_failure_after_the_charge_is_answered_with_noise(
+    kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    fleet = Fleet(*PLAIN, "evaluation=federated", "privacy.record.noise_multiplier=2")
+    body = fleet.request(TrainRequest if kind == "train" else EvaluateRequest).encode()
+
+    def broken(*_: Any) -> Any:
+        raise OSError("/home/me/records.npz: 7")
+
+    for k in (0, 1):
+        setattr(fleet.members[k]._is.trainer, "train" if kind == "train" else "counts", broken)
+    answers = [fleet.ask(k, kind, body) for k in (0, 1)]
+    of = TrainReply if kind == "train" else EvaluateReply
+    held = [of.decode(a) for a in answers]
+    found = [h.update if isinstance(h, TrainReply) else h.counts for h in held]
+    assert not np.array_equal(*found), "noise"
+    assert np.linalg.norm(found[0]) > 0
+    assert fleet.members[0]._is.ledger.spent().participations == 1
+    said = [getattr(r, "fields", {}) for r in caplog.records]
+    assert {"cause": "OSError"} in said
+    assert "records.npz" not in str(said)
+
+
+def test_a_plan_of_too_many_steps_is_refused_uncharged() -> None:
+    fleet = Fleet(*PLAIN)
+    record = fleet.document.plan.record
+    assert record is not None
+    plan = dataclasses.replace(fleet.document.plan, record=dataclasses.replace(record, steps=10**6))
+    about = dataclasses.replace(fleet.document, plan=plan)
+    declined(lambda: fleet.members[0]._agree(about, plan.digest()), "UNSUPPORTED", "steps=1000000")

@@ -125,7 +125,7 @@ def relative(a: NDArray[Any], b: NDArray[Any]) -> float:
 @pytest.mark.parametrize("kind", ["linear", "images", "words"])
 def test_an_update_without_noise_is_the_trainers(kind: str) -> None:
     both = Both(kind, overrides("local.steps=3"))
-    # More records than a microbatch has, fewer, and none.
+    # All records, some, and none.
     rows = [np.arange(9), np.array([1, 4]), np.zeros(0, dtype=np.int64)]
     theirs, ours = both.updates(rows)
     assert ours.dtype == theirs.dtype == np.float32
@@ -193,7 +193,7 @@ def test_batches_are_poisson_draws() -> None:
     assert np.mean(sizes) == pytest.approx(6.0, abs=0.35)
     assert np.var(sizes) == pytest.approx(4.2, rel=0.3)
     source = SimulationSource(1, "batch")
-    assert len(steps.drawn(both.document, 0, source)) == 5
+    assert len(list(steps.drawn(both.document, 0, source))) == 5
 
 
 @pytest.mark.parametrize("kind", ["linear", "images", "words"])
@@ -240,3 +240,60 @@ def test_graphs_and_records_that_do_not_fit_are_refused() -> None:
         Records(both.records.inputs[:, :3], both.records.targets).fit(manifest)
     with pytest.raises(DataError, match="different lengths"):
         Records(both.records.inputs[:3], both.records.targets)
+
+
+class Hostile(Graph):
+    """The graph, but for one record, of which it makes something else or nothing."""
+
+    def __init__(self, of: Graph, row: NDArray[Any], made: Any) -> None:
+        self.manifest, self._of, self._row, self._made = of.manifest, of, row, made
+
+    def run(self, feeds: Any) -> Any:
+        assert feeds["mask"].sum() == 1, "a record is alone"
+        if not np.array_equal(feeds["inputs"][0], self._row):
+            return self._of.run(feeds)
+        if isinstance(self._made, Exception):
+            raise self._made
+        return self._made
+
+
+@pytest.mark.parametrize(
+    ("made", "norm"),
+    [(1e6, 1.0), (1e200, 0.0), (np.nan, 0.0), (np.inf, 0.0), (1e-9, None)]
+    + [(kind("no"), 0.0) for kind in (ModelError, MemoryError, RuntimeError)],
+)
+def test_a_record_is_bounded_whatever_the_graph_makes_of_it(made: Any, norm: float | None) -> None:
+    both = Both("linear", overrides())
+    rows, size, clip = np.arange(9), both.graph.manifest.size, 0.37
+    given = made if isinstance(made, Exception) else {"sum": np.full(size, made)}
+    hostile = Hostile(both.graph, both.records.inputs[4], given)
+    arguments = (both.parameters, both.records)
+    whole = steps.summed(hostile, *arguments, rows, clip)
+    others = steps.summed(both.graph, *arguments, np.delete(rows, 4), clip)
+    moved = float(np.linalg.norm(whole - others))
+    assert moved <= clip
+    expected = 1e-9 * math.sqrt(size) if norm is None else norm * clip
+    assert moved == pytest.approx(expected, rel=1e-5, abs=1e-15)
+
+
+@pytest.mark.parametrize(
+    ("made", "score", "loss"),
+    [
+        (ModelError("no"), 0.0, 1.0),
+        ({"score": np.array([9.0]), "loss": np.array([-5.0])}, 1.0, 0.0),
+        ({"score": np.array([np.nan]), "loss": np.array([np.nan])}, 0.0, 1.0),
+        ({"score": np.array([-np.inf]), "loss": np.array([np.inf])}, 0.0, 1.0),
+    ],
+)
+def test_a_score_is_bounded_whatever_the_graph_makes_of_it(
+    made: Any, score: float, loss: float
+) -> None:
+    both = Both("linear", overrides("evaluation=federated", "evaluation.cap=7"))
+    manifest, how = both.document.evaluation, both.document.plan.evaluation
+    assert manifest is not None
+    assert how is not None
+    graph = Graph(both.bundle.blobs[manifest.graph], manifest)
+    hostile = Hostile(graph, both.records.inputs[0], made)
+    one = Records(both.records.inputs[:1], both.records.targets[:1])
+    found = steps.counts(both.document.plan, hostile, both.parameters, one) * how.cap
+    assert np.allclose(found, [score, 1.0, loss])

@@ -47,30 +47,13 @@ def test_a_plan_without_records_says_steps_and_rate(
     assert (made.step.microbatch, made.evaluation) == (3, None)
 
 
-@pytest.mark.parametrize(
-    ("rate", "examples", "physical", "size", "rows"),
-    [
-        (1.0, 5, 512, 100, 8),
-        (0.1, 5, 512, 100, 1),
-        (1.0, None, 512, 100, 32),
-        (1.0, 1000, 512, 100, 32),
-        (1.0, 1000, 12, 100, 8),
-        (1.0, 1000, 512, 2**18, 8),
-        (1.0, 1000, 512, 2**23, 1),
-    ],
-)
-def test_a_microbatch_holds_a_batch_within_limits(
-    tiny: Callable[..., Task],
-    overrides: list[str],
-    rate: float,
-    examples: int | None,
-    physical: int,
-    size: int,
-    rows: int,
+def test_a_device_is_given_one_record_a_call(
+    tiny: Callable[..., Task], overrides: list[str]
 ) -> None:
-    more = (f"privacy.record.sampling_rate={rate}", f"local.physical_batch={physical}")
-    task = dataclasses.replace(tiny(), examples_per_client=examples)
-    assert bundle.fitting(task, compose([*overrides, *more]), size) == rows
+    spec = compose([*overrides, "evaluation=federated"])
+    held = bundle.build(tiny(), spec, "r1", "people").document
+    assert held.evaluation is not None
+    assert held.step.microbatch == held.evaluation.microbatch == 1
 
 
 def test_shapes_are_of_the_test_set_or_of_a_client_with_records(
