@@ -3,7 +3,7 @@
 Guarantees: `Blobs.read` gives bytes of the digest that was asked for or raises; what is on the
 way is in a file of its own, kept over a broken connection and a restart, and dropped if the
 whole turns out to be another. No more than ``limit`` bytes are taken of a sender, and no more
-than ``cache`` kept: the blobs that weren't used for longest go first.
+than ``cache`` kept, what was broken off included: what wasn't used for longest goes first.
 """
 
 from __future__ import annotations
@@ -86,6 +86,7 @@ class Blobs:
         part = path.with_suffix(".part")
         try:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._room(path, size)
             have = min(part.stat().st_size, size) if part.exists() else 0
             file = os.open(part, os.O_RDWR | os.O_CREAT, 0o600)
             with open(file, "r+b") as out:
@@ -108,7 +109,6 @@ class Blobs:
             if found.digest() != digest:
                 part.unlink()
                 return False
-            self._room(size)
             part.replace(path)
         except OSError as error:
             raise StorageError(f"{part} can't be written: {error.strerror}") from error
@@ -119,10 +119,16 @@ class Blobs:
         with contextlib.suppress(OSError):
             self._path(digest).unlink()
 
-    def _room(self, size: int) -> None:
-        """Makes room for so many bytes."""
+    def _room(self, wanted: Path, size: int) -> None:
+        """Makes room for a blob of so many bytes; what was broken off counts.
+
+        What is being fetched now stays, the blob itself included.
+        """
+        coming = {digest.hex() for digest, lock in self._coming.items() if lock.locked()}
         kept = []
-        for path in self._folder.glob("*.blob"):
+        for path in self._folder.iterdir():
+            if path.suffix not in (".blob", ".part") or path.stem in coming | {wanted.stem}:
+                continue
             with contextlib.suppress(OSError):
                 kept.append((path.stat().st_mtime, path.stat().st_size, path))
         total = size + sum(length for _, length, _ in kept)

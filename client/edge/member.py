@@ -376,10 +376,12 @@ def _declining(reason: Reason) -> Iterator[None]:
         yield
     except Declined:
         raise
-    except MessageError as error:
-        raise Declined("MALFORMED" if reason == "PROTOCOL" else reason, error.message) from error
-    except RoundError as error:
-        raise Declined(reason, error.message) from error
+    except (MessageError, RoundError) as error:
+        if isinstance(error, MessageError) and reason == "PROTOCOL":
+            reason = "MALFORMED"
+        # Of a protocol's errors some name other clients, whom the log doesn't.
+        cause = error.message if reason in ("PLAN", "FLOOR") else type(error).__name__
+        raise Declined(reason, error.message, cause) from error
 
 
 @contextlib.contextmanager
@@ -390,7 +392,7 @@ def _capped() -> Iterator[None]:
     except Refused as error:
         raise Declined(error.reason, error.message) from error
     except RoundError as error:
-        raise Declined("PROTOCOL", error.message) from error
+        raise Declined("PROTOCOL", error.message, type(error).__name__) from error
 
 
 @contextlib.contextmanager

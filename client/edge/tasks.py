@@ -126,7 +126,9 @@ class Tasks:
         except TacitError as error:
             # This device's own: its disk, its files.
             job.answer = (None, pb.Refusal.Reason.FAILED, "the device failed")
-            say("failed", logging.ERROR, kind=kind, task=job.task.id, cause=error.message)
+            # Its text may hold a path.
+            cause = type(error).__name__
+            say("failed", logging.ERROR, kind=kind, task=job.task.id, cause=cause)
 
     async def _send(self, job: _Job) -> None:
         """Sends a job's answer; a broken stream leaves it for the next one that asks."""

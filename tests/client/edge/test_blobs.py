@@ -98,3 +98,17 @@ def test_two_who_want_one_blob_get_it_once(tmp_path: Path) -> None:
     asyncio.run(both())
     assert sender.offsets == [0]
     assert blobs.read(DIGEST) == DATA
+
+
+def test_what_was_broken_off_counts(tmp_path: Path) -> None:
+    blobs = Blobs(tmp_path, 1000, 2500)
+    parts = [os.urandom(1000) for _ in range(6)]
+    digests = [hashlib.sha256(part).digest() for part in parts]
+    for i, (part, digest) in enumerate(zip(parts, digests, strict=True)):
+        with pytest.raises(LinkError):
+            fetch(blobs, Sender(part, breaks=999), digest, 1000)
+        os.utime(tmp_path / f"{digest.hex()}.part", (i, i))
+    assert {p.stem for p in tmp_path.iterdir()} == {digest.hex() for digest in digests[-2:]}
+    # What is on the way isn't dropped for what comes beside it, nor for itself.
+    fetch(blobs, Sender(parts[4]), digests[4], 1000)
+    assert blobs.read(digests[4]) == parts[4]

@@ -379,3 +379,30 @@ def test_a_plan_of_too_many_steps_is_refused_uncharged() -> None:
     plan = dataclasses.replace(fleet.document.plan, record=dataclasses.replace(record, steps=10**6))
     about = dataclasses.replace(fleet.document, plan=plan)
     declined(lambda: fleet.members[0]._agree(about, plan.digest()), "UNSUPPORTED", "steps=1000000")
+
+
+def test_the_log_has_no_path_and_no_number_of_a_client() -> None:
+    def cause(work: Callable[[], Any]) -> str:
+        with pytest.raises(Declined) as found:
+            work()
+        return found.value.cause
+
+    fleet = Fleet()
+    session = Coordinator(fleet)
+    session.leg("query.advertise")
+    roster = session._bodies("query.share")[0]
+    # One whom nobody vouches for.
+    fleet.members[0]._is.peers.__class__ = _Unknown
+    assert cause(lambda: fleet.ask(0, "query.share", roster)) == "RoundError"
+    fleet = Fleet(*PLAIN)
+
+    def broken(*_: Any) -> Any:
+        raise DataError("/home/me/records.npz can't be read")
+
+    fleet.members[0]._is.trainer.fits = broken  # type: ignore[method-assign]
+    assert cause(lambda: fleet.ask(0, "train", fleet.request().encode())) == "DataError"
+
+
+class _Unknown(Peers):
+    def public(self, client: int) -> bytes | None:
+        return None
