@@ -4,8 +4,8 @@ Guarantees: a manifest is immutable, whole and within `LARGEST_GRAPH` and its fe
 canonical JSON (RFC 8785) is the same wherever it is written, and a graph of another size or
 SHA-256 isn't its. Doesn't guarantee who wrote it: a run document, or its JSON, is what a
 coordinator signs (`tacit.protocol.document`, `tacit.protocol.statements`). Nor what operators
-the graph really has: that list is checked where it is exported, with the `onnx` package; a
-device checks digest and signature.
+the graph really has: those are checked where it is exported, and again by a device before it
+loads it (`tacit.client.edge.walk`).
 """
 
 from __future__ import annotations

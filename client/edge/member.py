@@ -19,13 +19,12 @@ It doesn't hide that the device was asked and when it answered.
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import hashlib
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,12 +32,12 @@ from numpy.typing import NDArray
 from tacit.client import terms, update
 from tacit.client.delivery import Delivery
 from tacit.client.edge import steps
+from tacit.client.edge.declining import Declined, capped, declining, failing
 from tacit.client.edge.journal import say
 from tacit.client.edge.peers import Entry, Peers
 from tacit.client.edge.steps import Trainer
 from tacit.client.floors import Floors
-from tacit.client.ledger import ClientLedger, Participation, Refused
-from tacit.privacy.errors import DataError, MessageError, ModelError, RoundError
+from tacit.client.ledger import ClientLedger, Participation
 from tacit.privacy.messages import (
     EvaluateReply,
     EvaluateRequest,
@@ -71,39 +70,9 @@ KINDS: dict[str, type[Message]] = {
     "query.confirm": Survivors,
     "query.reveal": Reveal,
 }
-Reason = Literal[
-    "ROUNDS",
-    "EPSILON",
-    "SEPARATION",
-    "FLOOR",
-    "PLAN",
-    "UNSIGNED",
-    "UNSUPPORTED",
-    "PROTOCOL",
-    "MALFORMED",
-    "INELIGIBLE",
-    "FAILED",
-]
 Pair = tuple[NDArray[Any], Vector]
 # Of a round's training: a plan with more is nobody's that a device could finish.
 MOST_STEPS = 100_000
-_LONGEST = 200
-
-
-class Declined(RoundError):  # noqa: N818
-    """A leg that this device doesn't answer.
-
-    Args:
-        reason: a name of ``Refusal.Reason`` in `tacit.edge.v1`.
-        text: what the coordinator is told, cut to 200 bytes.
-        cause: what the device's owner can read of it.
-    """
-
-    def __init__(self, reason: Reason, text: str, cause: str = "") -> None:
-        cut = text.encode()[:_LONGEST].decode(errors="ignore")
-        super().__init__(cut)
-        self.reason: Reason = reason
-        self.cause = cause or text
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -161,7 +130,7 @@ class Member:
         """
         if kind != "query.share":
             return []
-        with _declining("MALFORMED"):
+        with declining("MALFORMED"):
             entries = unpack_roster(Roster.decode(body).entries)
         return self._is.peers.unknown(entry.client for entry in entries)
 
@@ -171,7 +140,7 @@ class Member:
         Raises:
             Declined: one isn't attested, or isn't the one that is pinned.
         """
-        with _declining("PROTOCOL"):
+        with declining("PROTOCOL"):
             self._is.peers.pin(entries)
 
     def answer(self, kind: str, body: bytes, document: bytes, eligible: bool = True) -> bytes:
@@ -187,13 +156,13 @@ class Member:
         Raises:
             Declined: with the reason.
         """
-        with _failing():
+        with failing():
             return self._answer(kind, body, document, eligible)
 
     def _answer(self, kind: str, body: bytes, document: bytes, eligible: bool) -> bytes:
         if kind not in KINDS:
             raise Declined("UNSUPPORTED", f"kind={kind!r} isn't a leg of a round")
-        with _declining("MALFORMED"):
+        with declining("MALFORMED"):
             message = KINDS[kind].decode(body)
         about = self.document(document)
         if message.run != about.run:
@@ -206,7 +175,7 @@ class Member:
         if isinstance(message, Invitation):
             return self._advertise(about, message, eligible)
         masking = self._masking(about)
-        with _declining("PROTOCOL"):
+        with declining("PROTOCOL"):
             if isinstance(message, Roster):
                 return masking.share(message, SystemSource()).encode()
             if isinstance(message, Survivors):
@@ -215,11 +184,11 @@ class Member:
             return masking.reveal(message).encode()
 
     def _document(self, data: bytes) -> RunDocument:
-        with _declining("UNSIGNED"):
+        with declining("UNSIGNED"):
             about = decode(data, self._is.coordinator)
         if about.population != self._is.population:
             raise Declined("PLAN", "the run document is for another population")
-        with _declining("PLAN"):
+        with declining("PLAN"):
             self._is.peers.agree(about.run, about.plan.digest())
         return about
 
@@ -239,9 +208,9 @@ class Member:
             raise Declined("INELIGIBLE", "the device's conditions don't hold now")
         self._fits(about, invitation.purpose)
         entry = _entry(about, invitation)
-        with _capped():
+        with capped():
             self._is.ledger.project(entry)
-        with _declining("PROTOCOL"):
+        with declining("PROTOCOL"):
             return masking.advertise(invitation).encode()
 
     def _work(
@@ -253,25 +222,25 @@ class Member:
         if request.frozen != about.frozen:
             raise Declined("PLAN", "what isn't trained differs from the run document's")
         if kind == "train":
-            with _declining("PLAN"):
+            with declining("PLAN"):
                 terms.check_clip(plan, request.clip)
-            with _declining("FLOOR"):
+            with declining("FLOOR"):
                 self._is.floors.check_clip(request.clip)
         if request.parameters.shape != (about.step.size,):
             size = request.parameters.size
             raise Declined("PLAN", f"parameters={size} aren't the graph's {about.step.size}")
         invitation = Invitation.to(request, kind)
-        with _declining("PROTOCOL"):
+        with declining("PROTOCOL"):
             masking = self._masking(about) if plan.aggregation == "secure" else None
             place = (plan, kind, request, self._is.client, masking, Randomness(None))
             delivery = Delivery(*place) if plan.rules is not None else None
         if not eligible:
             raise Declined("INELIGIBLE", "the device's conditions don't hold now")
         self._fits(about, kind)
-        with _capped():
+        with capped():
             self._is.ledger.charge(_entry(about, invitation))
         vector = self._vector(about, request, kind)
-        with _declining("PROTOCOL"):
+        with declining("PROTOCOL"):
             answer = _reply(about, request, kind, vector, delivery).encode()
             if masking is None:
                 # Where vectors are seen nothing else keeps a round to one of them.
@@ -304,7 +273,7 @@ class Member:
     def _agree(self, about: RunDocument, digest: str) -> None:
         """The request is under the document's plan, and that is one for this device."""
         plan = about.plan
-        with _declining("PLAN"):
+        with declining("PLAN"):
             terms.check_plan(plan, digest)
         if plan.record is None:
             raise Declined("UNSUPPORTED", "privacy.record=none: devices train by DP-SGD only")
@@ -313,7 +282,7 @@ class Member:
         if plan.record.steps > MOST_STEPS:
             text = f"steps={plan.record.steps} of a round are more than {MOST_STEPS}"
             raise Declined("UNSUPPORTED", text)
-        with _declining("FLOOR"):
+        with declining("FLOOR"):
             self._is.floors.check(plan)
 
     def _fits(self, about: RunDocument, purpose: str) -> None:
@@ -367,47 +336,3 @@ def _reply(
 def _broke(error: Exception) -> None:
     """What failed after the charge, for the device's own log: its type and nothing else."""
     say("failed", logging.ERROR, cause=type(error).__name__)
-
-
-@contextlib.contextmanager
-def _declining(reason: Reason) -> Iterator[None]:
-    """What a round's errors are to the coordinator; bytes that can't be read are malformed."""
-    try:
-        yield
-    except Declined:
-        raise
-    except (MessageError, RoundError) as error:
-        if isinstance(error, MessageError) and reason == "PROTOCOL":
-            reason = "MALFORMED"
-        # Of a protocol's errors some name other clients, whom the log doesn't.
-        cause = error.message if reason in ("PLAN", "FLOOR") else type(error).__name__
-        raise Declined(reason, error.message, cause) from error
-
-
-@contextlib.contextmanager
-def _capped() -> Iterator[None]:
-    """A cap of the owner's was reached."""
-    try:
-        yield
-    except Refused as error:
-        raise Declined(error.reason, error.message) from error
-    except RoundError as error:
-        raise Declined("PROTOCOL", error.message, type(error).__name__) from error
-
-
-@contextlib.contextmanager
-def _failing() -> Iterator[None]:
-    """What goes wrong on the device is told without what it holds."""
-    try:
-        yield
-    except Declined:
-        raise
-    except DataError as error:
-        text = "the device's records can't be read, or don't fit the task"
-        raise Declined("UNSUPPORTED", text, type(error).__name__) from error
-    except ModelError as error:
-        text = "the graph can't be run here"
-        raise Declined("UNSUPPORTED", text, type(error).__name__) from error
-    except Exception as error:
-        # A device goes on, whatever broke; what it was is for its own log.
-        raise Declined("FAILED", "the device failed", type(error).__name__) from error

@@ -16,9 +16,10 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from tacit.client.edge import link as links
+from tacit.client.edge.declining import Declined
 from tacit.client.edge.journal import say
 from tacit.client.edge.link import Answer, Link, LinkError
-from tacit.client.edge.member import Declined, Member
+from tacit.client.edge.member import Member
 from tacit.client.edge.wiring import Line, Setup
 from tacit.privacy.errors import MessageError, TacitError
 from tacit.protocol import edge_pb2 as pb

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from devices import Coordinator, Fleet
 
-from tacit.client.edge.member import Declined
+from tacit.client.edge.declining import Declined
 from tacit.client.edge.peers import Peers
 from tacit.client.floors import Floors
 from tacit.privacy.errors import DataError
