@@ -92,7 +92,13 @@ def test_connections_that_are_cut_again_and_again_are_made_again(
         devices.ports = dict.fromkeys(range(DEVICES), proxy.port)
         devices.on()
 
+        before = proxy.moved.up
+
         def cutting() -> None:
+            # Once the round is under way, however fast it is.
+            while proxy.moved.up < before + 2000 and not over.wait(0.01):
+                pass
+            proxy.cut()
             while not over.wait(3.0):
                 proxy.cut()
 

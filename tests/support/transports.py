@@ -83,13 +83,22 @@ class Transport(ABC):
         """One whole run."""
 
     def coordinated(
-        self, grid: Grid, nodes: Mapping[int, int], directory: Directory, run: str, store: Store
+        self,
+        grid: Grid,
+        nodes: Mapping[int, int],
+        directory: Directory,
+        run: str,
+        store: Store,
+        devices: crowd.Crowd | None = None,
     ) -> Outcome:
         """A run of a coordinator in this process."""
         made = Outcome(self.home, run)
-        away = {client for clients in self.gone.values() for client in clients}
+        called = {client for clients in self.gone.values() for client in clients}
+        if devices is not None:
+            # A device that is going to vanish is waited for until it has.
+            called -= set(devices.devices)
         legs = crowd.Patient(grid, nodes, 120.0, 0.02, directory)
-        legs.gone = lambda: away
+        legs.gone = lambda: called | (set(devices.away) if devices is not None else set())
         try:
             with runs.coordinator(
                 store.run(run), self.task, store, self.home, legs, directory
@@ -182,7 +191,7 @@ class Devices(Transport):
             store = Store(self.home)
             with crowd.prepared(grid, self.task, self.overrides, store) as run:
                 nodes = grid.nodes(self.clients)
-                made = self.coordinated(grid, nodes, crowd.Enrolled(grid), run, store)
+                made = self.coordinated(grid, nodes, crowd.Enrolled(grid), run, store, devices)
             store.close()
             made.ledgers = {k: devices.ledger(k) for k in range(self.clients)}
         return made
@@ -224,7 +233,7 @@ class Mixed(Devices):
                         (here, {k: here.nodes[k] for k in own}),
                         (grid, {k: nodes[k] for k in others}),
                     )
-                    made = self.coordinated(joint, joint.nodes, directory, run, store)
+                    made = self.coordinated(joint, joint.nodes, directory, run, store, devices)
                 store.close()
                 made.ledgers = {k: devices.ledger(k) for k in others}
                 made.ledgers |= {k: p.ledger(k) for k, p in clients.items()}  # type: ignore[misc]
