@@ -8,20 +8,17 @@ the message it was pushed as, even where two parts give out the same ids.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Mapping
 
-from flwr.app import Message, RecordDict
+from flwr.app import Message
 from flwr.serverapp import Grid
-from flwr.supercore.run import Run
 
 from tacit.privacy.errors import ConfigError
-from tacit.server import outside
+from tacit.server import grids, outside
+from tacit.server.grids import OwnGrid
 
-_POLL = 0.05
 
-
-class JointGrid(Grid):
+class JointGrid(OwnGrid):
     """Several Grids as one.
 
     Args:
@@ -39,7 +36,7 @@ class JointGrid(Grid):
     def __init__(self, *parts: tuple[Grid, Mapping[int, int]], growing: Grid | None = None) -> None:
         if not parts:
             raise ConfigError("a joint grid needs parts")
-        self._run = outside.prepare()
+        super().__init__()
         self._parts, self._growing = [grid for grid, _ in parts], growing
         self._part: dict[int, int] = {}
         self.nodes: dict[int, int] = {}
@@ -50,26 +47,6 @@ class JointGrid(Grid):
                 if node in self._part:
                     raise ConfigError(f"node={node} is two clients'")
                 self.nodes[client], self._part[node] = node, place
-
-    def set_run(self, run: Run) -> None:
-        """Part of Flower's interface; the parts have their own."""
-        self._run = run
-
-    @property
-    def run(self) -> Run:
-        """Flower's record of the run."""
-        return self._run
-
-    def create_message(
-        self,
-        content: RecordDict,
-        message_type: str,
-        dst_node_id: int,
-        group_id: str,
-        ttl: float | None = None,
-    ) -> Message:
-        """A message to a node."""
-        return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
 
     def get_node_ids(self) -> Iterable[int]:
         """The nodes of all parts that are there now, and are clients' or may be."""
@@ -88,11 +65,8 @@ class JointGrid(Grid):
         made = [""] * len(messages)
         for place, grid in enumerate(self._parts):
             mine = [k for k, m in enumerate(messages) if self._place(m) == place]
-            pushed = list(grid.push_messages([messages[k] for k in mine])) if mine else []
-            if len(pushed) != len(mine):
-                # Too much at once, and nothing was taken.
-                pushed = [next(iter(grid.push_messages([messages[k]])), "") for k in mine]
-            for k, identifier in zip(mine, pushed, strict=True):
+            ids = grids.pushed(grid, [messages[k] for k in mine])
+            for k, identifier in zip(mine, ids, strict=True):
                 made[k] = f"{place}:{identifier}" if identifier else ""
         return made
 
@@ -109,20 +83,3 @@ class JointGrid(Grid):
             for reply in self._parts[place].pull_messages(mine):
                 outside.answers(reply, f"{place}:{reply.metadata.reply_to_message_id}")
                 yield reply
-
-    def send_and_receive(
-        self, messages: Iterable[Message], *, timeout: float | None = None
-    ) -> Iterable[Message]:
-        """Pushes, and pulls until all have replied or time is up."""
-        waiting = {i for i in self.push_messages(messages) if i}
-        end = None if timeout is None else time.monotonic() + timeout
-        found: list[Message] = []
-        while waiting:
-            came = list(self.pull_messages(waiting))
-            waiting -= {reply.metadata.reply_to_message_id for reply in came}
-            found += came
-            if end is not None and time.monotonic() > end:
-                break
-            if waiting and not came:
-                time.sleep(_POLL)
-        return found

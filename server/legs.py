@@ -38,6 +38,7 @@ from tacit.protocol.statements import NONCE_BYTES
 from tacit.server import telemetry
 from tacit.server.census import Census
 from tacit.server.census import census as census
+from tacit.server.grids import pushed
 
 log = logging.getLogger("tacit.legs")
 
@@ -171,11 +172,7 @@ class Legs:
                     ttl=self._deadline,
                 )
             )
-        ids = list(self._grid.push_messages(messages)) if messages else []
-        if len(ids) != len(messages):
-            # Too much at once, and nothing was taken.
-            ids = [next(iter(self._grid.push_messages([m])), "") for m in messages]
-        for client, identifier in zip(to, ids, strict=True):
+        for client, identifier in zip(to, pushed(self._grid, messages), strict=True):
             if identifier:
                 leg.ids[identifier] = client
                 leg.waiting[client].ids.add(identifier)

@@ -16,45 +16,22 @@ import logging
 from collections.abc import Iterable
 
 import httpx
-from flwr.app import Message, RecordDict
-from flwr.serverapp import Grid
+from flwr.app import Message
 from flwr.supercore.inflatable.inflatable_utils import ObjectPushError
-from flwr.supercore.run import Run
+
+from tacit.server.grids import WrappingGrid
 
 log = logging.getLogger("tacit.legs")
 
 _SERVERS_FAULT = 500
 
 
-class SteadyGrid(Grid):
+class SteadyGrid(WrappingGrid):
     """Another Grid, whose calls don't fail when its SuperLink does.
 
     Args:
         grid: Flower's.
     """
-
-    def __init__(self, grid: Grid) -> None:
-        self._grid = grid
-
-    def set_run(self, run: Run) -> None:
-        """Part of Flower's interface."""
-        self._grid.set_run(run)
-
-    @property
-    def run(self) -> Run:
-        """Flower's record of the run."""
-        return self._grid.run
-
-    def create_message(
-        self,
-        content: RecordDict,
-        message_type: str,
-        dst_node_id: int,
-        group_id: str,
-        ttl: float | None = None,
-    ) -> Message:
-        """A message to a node."""
-        return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
 
     def get_node_ids(self) -> Iterable[int]:
         """The nodes that are there; none if the SuperLink fails."""
@@ -80,12 +57,6 @@ class SteadyGrid(Grid):
         except httpx.HTTPStatusError as error:
             _lost(error)
             return []
-
-    def send_and_receive(
-        self, messages: Iterable[Message], *, timeout: float | None = None
-    ) -> Iterable[Message]:
-        """Flower's own, which fails as it does there."""
-        return self._grid.send_and_receive(messages, timeout=timeout)
 
 
 def _lost(error: ObjectPushError | httpx.HTTPStatusError) -> None:

@@ -31,7 +31,6 @@ from typing import Any
 
 from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
-from flwr.supercore.run import Run
 
 from tacit.configs import wire
 from tacit.configs.faults import KINDS, FaultsSpec
@@ -48,6 +47,7 @@ from tacit.privacy.secagg.messages import (
     unpack_members,
     unpack_roster,
 )
+from tacit.server.grids import WrappingGrid
 
 log = logging.getLogger("tacit.faults")
 
@@ -90,7 +90,7 @@ class _Sent:
     note: Callable[[str], None]
 
 
-class FaultyGrid(Grid):
+class FaultyGrid(WrappingGrid):
     """Another Grid, with faults in the exchanges that `tacit.server.legs.Legs` makes.
 
     A request that is dropped is never answered, so `Legs` needs a deadline. Other messages
@@ -109,7 +109,8 @@ class FaultyGrid(Grid):
     def __init__(
         self, grid: Grid, nodes: Mapping[int, int], faults: FaultsSpec, randomness: Randomness
     ) -> None:
-        self._grid, self._faults, self._randomness = grid, faults, randomness
+        super().__init__(grid)
+        self._faults, self._randomness = faults, randomness
         self._clients = {node: client for client, node in nodes.items()}
         self.counts: Counter[str] = Counter()
         self._ids = itertools.count(1)
@@ -119,36 +120,6 @@ class FaultyGrid(Grid):
         self._purpose = "train"
         self._late: list[Message] = []
         self._due: list[Message] = []
-
-    def set_run(self, run: Run) -> None:
-        """As the other Grid."""
-        self._grid.set_run(run)
-
-    @property
-    def run(self) -> Run:
-        """As the other Grid."""
-        return self._grid.run
-
-    def create_message(
-        self,
-        content: RecordDict,
-        message_type: str,
-        dst_node_id: int,
-        group_id: str,
-        ttl: float | None = None,
-    ) -> Message:
-        """As the other Grid."""
-        return self._grid.create_message(content, message_type, dst_node_id, group_id, ttl)
-
-    def get_node_ids(self) -> Iterable[int]:
-        """As the other Grid."""
-        return self._grid.get_node_ids()
-
-    def send_and_receive(
-        self, messages: Iterable[Message], *, timeout: float | None = None
-    ) -> Iterable[Message]:
-        """As the other Grid, without faults: `Legs` doesn't use it."""
-        return self._grid.send_and_receive(messages, timeout=timeout)
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
         """Begins a leg: what was late in the one before is due now."""

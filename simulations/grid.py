@@ -17,11 +17,10 @@ from typing import Any
 from flwr.app import Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.common.constant import ErrorCode
-from flwr.serverapp import Grid
-from flwr.supercore.run import Run
 
 from tacit.privacy.errors import MessageError, RoundError, TacitError
 from tacit.server import outside
+from tacit.server.grids import Nodes, OwnGrid
 
 _FIRST_NODE = 1000
 # Clients that are prepared for together: enough to share a pass, few enough for several
@@ -31,25 +30,7 @@ _TOGETHER = 16
 Ahead = Callable[[Sequence[Message], Sequence[int]], None]
 
 
-class _Nodes(Mapping[int, int]):
-    """The node ids of ``clients`` clients, worked out when they are asked for."""
-
-    def __init__(self, clients: int) -> None:
-        self._clients = range(clients)
-
-    def __getitem__(self, client: int) -> int:
-        if client not in self._clients:
-            raise KeyError(client)
-        return _FIRST_NODE + client
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(self._clients)
-
-    def __len__(self) -> int:
-        return len(self._clients)
-
-
-class InProcessGrid(Grid):
+class InProcessGrid(OwnGrid):
     """Calls a ClientApp for each of ``clients`` nodes.
 
     An exception in a client becomes an error reply, as on Flower's engines, a refusal
@@ -71,11 +52,11 @@ class InProcessGrid(Grid):
         run_config: Mapping[str, Any],
         ahead: Ahead | None = None,
     ) -> None:
+        super().__init__()
         self._app, self._clients, self._config = app, clients, dict(run_config)
         self._ahead = ahead
         # Each waiting client's group, which is empty once it is prepared for.
         self._groups: dict[str, list[str]] = {}
-        self._run = outside.prepare()
         self._ids = itertools.count(1)
         self._pending: dict[str, Message] = {}
         self._states: dict[int, RecordDict] = {}
@@ -83,27 +64,7 @@ class InProcessGrid(Grid):
     @property
     def nodes(self) -> Mapping[int, int]:
         """Node id of each client number."""
-        return _Nodes(self._clients)
-
-    def set_run(self, run: Run) -> None:
-        """Part of Flower's interface; a simulation has one run."""
-        self._run = run
-
-    @property
-    def run(self) -> Run:
-        """Flower's record of the run."""
-        return self._run
-
-    def create_message(
-        self,
-        content: RecordDict,
-        message_type: str,
-        dst_node_id: int,
-        group_id: str,
-        ttl: float | None = None,
-    ) -> Message:
-        """A message to a node."""
-        return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
+        return Nodes(_FIRST_NODE, self._clients)
 
     def get_node_ids(self) -> Iterable[int]:
         """All nodes."""
@@ -144,12 +105,6 @@ class InProcessGrid(Grid):
         messages = [m for m in messages if m.metadata.message_type == "train"]
         if self._ahead is not None and messages:
             self._ahead(messages, [m.metadata.dst_node_id - _FIRST_NODE for m in messages])
-
-    def send_and_receive(
-        self, messages: Iterable[Message], *, timeout: float | None = None
-    ) -> Iterable[Message]:
-        """Calls every addressee; there is nothing to time out."""
-        return list(self.pull_messages(self.push_messages(messages)))
 
     def _call(self, message: Message) -> Message:
         """One client's reply."""

@@ -12,13 +12,11 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from typing import TypeVar
 
 from flwr.app import ConfigRecord, Error, Message, RecordDict
 from flwr.common.constant import ErrorCode
-from flwr.serverapp import Grid
-from flwr.supercore.run import Run
 
 from tacit.privacy.errors import TacitError
 from tacit.server import outside
@@ -27,6 +25,7 @@ from tacit.server.gateway.desk import Desk, Document, request
 from tacit.server.gateway.devices import Devices
 from tacit.server.gateway.service import Service
 from tacit.server.gateway.settings import Settings
+from tacit.server.grids import Nodes, OwnGrid
 from tacit.server.home import Home
 from tacit.server.store import Store
 
@@ -35,36 +34,13 @@ T = TypeVar("T")
 
 # Out of the way of InProcessGrid's; SuperNodes' are random and of 64 bits.
 FIRST_NODE = 2**40
-_POLL = 0.02
-
-
-class Nodes(Mapping[int, int]):
-    """The node id of each client number below a population's size.
-
-    Args:
-        clients: the size.
-    """
-
-    def __init__(self, clients: int) -> None:
-        self._clients = range(clients)
-
-    def __getitem__(self, client: int) -> int:
-        if client not in self._clients:
-            raise KeyError(client)
-        return FIRST_NODE + client
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(self._clients)
-
-    def __len__(self) -> int:
-        return len(self._clients)
 
 
 class AbandonedError(TacitError):
     """A round that was ended because the process has to; its charge stands."""
 
 
-class GatewayGrid(Grid):
+class GatewayGrid(OwnGrid):
     """Devices as nodes; made by `opened`.
 
     Args:
@@ -86,25 +62,16 @@ class GatewayGrid(Grid):
         devices: Devices,
         authority: Authority,
     ) -> None:
-        self._run = outside.prepare()
+        super().__init__()
         self._service, self._loop = service, loop
         self._abandoned = threading.Event()
         self._desk = service.hall.desk
         self.devices, self.authority = devices, authority
         self.port, self.enrol_port = service.port, service.enrol_port
 
-    def set_run(self, run: Run) -> None:
-        """Part of Flower's interface; the gateway doesn't care."""
-        self._run = run
-
-    @property
-    def run(self) -> Run:
-        """Flower's record of the run."""
-        return self._run
-
     def nodes(self, clients: int) -> Nodes:
         """Node id of each client of a population, enrolled or not, connected or not."""
-        return Nodes(clients)
+        return Nodes(FIRST_NODE, clients)
 
     def enrolled(self) -> dict[int, int]:
         """Node id of each client that is a device now: a part of a `JointGrid`."""
@@ -132,17 +99,6 @@ class GatewayGrid(Grid):
             blobs: the graphs that it refers to.
         """
         self._desk.attach(Document(data, tuple(blobs)))
-
-    def create_message(
-        self,
-        content: RecordDict,
-        message_type: str,
-        dst_node_id: int,
-        group_id: str,
-        ttl: float | None = None,
-    ) -> Message:
-        """A message to a node."""
-        return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
 
     def get_node_ids(self) -> Iterable[int]:
         """Devices that are connected now."""
@@ -210,23 +166,6 @@ class GatewayGrid(Grid):
     def _check(self) -> None:
         if self._abandoned.is_set():
             raise AbandonedError("the round was abandoned: the gateway is to stop")
-
-    def send_and_receive(
-        self, messages: Iterable[Message], *, timeout: float | None = None
-    ) -> Iterable[Message]:
-        """Pushes, and pulls until all have replied or time is up."""
-        waiting = {i for i in self.push_messages(messages) if i}
-        end = None if timeout is None else time.monotonic() + timeout
-        found: list[Message] = []
-        while waiting:
-            came = list(self.pull_messages(waiting))
-            waiting -= {reply.metadata.reply_to_message_id for reply in came}
-            found += came
-            if end is not None and time.monotonic() > end:
-                break
-            if waiting and not came:
-                time.sleep(_POLL)
-        return found
 
     def _on_loop(self, read: Callable[[], T]) -> T:
         """What the event loop's own state is, read there."""
