@@ -27,15 +27,13 @@ forward: that is the client itself.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
-import os
 import sqlite3
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -46,7 +44,8 @@ from tacit.client import spend
 from tacit.client.caps import UNITS, Spent, UnitSpent
 from tacit.client.caps import Caps as Caps
 from tacit.privacy import events, validate
-from tacit.privacy.errors import RoundError, StorageError
+from tacit.privacy.durable import DurableFile
+from tacit.privacy.errors import RoundError
 from tacit.privacy.events import Event
 from tacit.privacy.plan import PrivacyPlan
 from tacit.privacy.units import Unit
@@ -111,7 +110,7 @@ class Participation:
     session: str
 
 
-class ClientLedger:
+class ClientLedger(DurableFile):
     """One client's ledger; safe between threads and processes.
 
     Args:
@@ -124,30 +123,16 @@ class ClientLedger:
         StorageError: the file can't be opened.
     """
 
+    _name = "the client's ledger"
+    # A row that can't be read is a failure of the file, too.
+    _failures = (OSError, ValueError, sqlite3.Error)
+
     def __init__(
         self, path: Path | None, caps: Caps, clock: Callable[[], float] = time.time
     ) -> None:
         self.caps = caps
-        self._path, self._clock, self._lock = path, clock, threading.Lock()
-        with _explained(path):
-            if path is not None:
-                file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-                try:
-                    os.fchmod(file, 0o600)
-                finally:
-                    os.close(file)
-            self._db = sqlite3.connect(
-                path or ":memory:", timeout=60, isolation_level=None, check_same_thread=False
-            )
-            if path is not None:
-                self._db.execute("PRAGMA journal_mode=DELETE")
-                # FULL wouldn't sync the folder: a power cut could undo a commit.
-                self._db.execute("PRAGMA synchronous=EXTRA")
-            self._db.executescript(_SCHEMA)
-
-    def close(self) -> None:
-        """Closes the file."""
-        self._db.close()
+        self._clock, self._lock = clock, threading.Lock()
+        super().__init__(path, _SCHEMA, threads=True)
 
     def project(self, entry: Participation) -> None:
         """Whether a session may be entered; nothing is charged, a refusal is written down.
@@ -172,7 +157,7 @@ class ClientLedger:
 
     def spent(self) -> Spent:
         """What has been charged so far, and refused."""
-        with self._lock, _explained(self._path):
+        with self._lock, self._explained():
             rows = self._db.execute("SELECT outcome, count(*) FROM entries GROUP BY outcome")
             outcomes = {str(outcome): int(count) for outcome, count in rows}
             rounds, last = self._db.execute(
@@ -298,17 +283,6 @@ class ClientLedger:
         epsilon = math.inf if composed is None else spend.epsilon(composed, delta)
         return UnitSpent(epsilon, delta, cap)
 
-    @contextlib.contextmanager
-    def _writing(self) -> Iterator[sqlite3.Connection]:
-        with _explained(self._path):
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
-                yield self._db
-                self._db.execute("COMMIT")
-            finally:
-                if self._db.in_transaction:
-                    self._db.execute("ROLLBACK")
-
 
 def _composed(db: sqlite3.Connection, unit: Unit) -> Counter[Event] | None:
     """What charges have spent of a unit; None if one of them claimed nothing for it."""
@@ -324,14 +298,3 @@ def _composed(db: sqlite3.Connection, unit: Unit) -> Counter[Event] | None:
             return None
         found[events.from_json(json.loads(body))] += count
     return found
-
-
-@contextlib.contextmanager
-def _explained(path: Path | None) -> Iterator[None]:
-    try:
-        yield
-    except (OSError, ValueError, sqlite3.Error) as error:
-        raise StorageError(
-            f"the client's ledger {path or 'in memory'} failed: {error}",
-            "nothing was sent; is there space, and is the folder this user's?",
-        ) from error

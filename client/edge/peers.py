@@ -10,15 +10,14 @@ It doesn't notice a device that was revoked: that is for the gateway to leave ou
 
 from __future__ import annotations
 
-import contextlib
 import sqlite3
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from tacit.client.edge.home import write
-from tacit.privacy.errors import RoundError, StorageError
+from tacit.privacy.durable import DurableFile
+from tacit.privacy.errors import RoundError
 from tacit.privacy.secagg.keys import KEY_BYTES, verify
 from tacit.protocol import statements
 
@@ -50,7 +49,7 @@ class Entry:
         return len(self.identity) == KEY_BYTES and verify(authority, self.signature, said)
 
 
-class Peers:
+class Peers(DurableFile):
     """A `tacit.privacy.secagg.directory.Directory` that grows; safe between threads.
 
     Args:
@@ -62,24 +61,16 @@ class Peers:
         StorageError: the file can't be opened.
     """
 
+    _name = "the device's file"
+    _hint = "is there space, and is the folder this user's?"
+
     def __init__(self, path: Path | None, population: str, authority: bytes) -> None:
-        self._path, self._population, self._authority = path, population, authority
+        self._population, self._authority = population, authority
         self._lock = threading.Lock()
-        if path is not None and not path.exists():
-            write(path, b"")
-        with _explained(path):
-            self._db = sqlite3.connect(
-                path or ":memory:", timeout=60, isolation_level=None, check_same_thread=False
-            )
-            self._db.execute("PRAGMA journal_mode=DELETE")
-            self._db.execute("PRAGMA synchronous=EXTRA")
-            self._db.executescript(_SCHEMA)
+        super().__init__(path, _SCHEMA, threads=True)
+        with self._explained():
             rows = self._db.execute("SELECT client, identity FROM peers")
             self._known = {int(client): bytes(identity) for client, identity in rows}
-
-    def close(self) -> None:
-        """Closes the file."""
-        self._db.close()
 
     def public(self, client: int) -> bytes | None:
         """A client's key, or None if it was never seen."""
@@ -131,25 +122,3 @@ class Peers:
     def _check(self, entry: Entry) -> None:
         if not entry.signed(self._population, self._authority):
             raise RoundError(f"the identity of client {entry.client} isn't the authority's word")
-
-    @contextlib.contextmanager
-    def _writing(self) -> Iterator[sqlite3.Connection]:
-        with _explained(self._path):
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
-                yield self._db
-                self._db.execute("COMMIT")
-            finally:
-                if self._db.in_transaction:
-                    self._db.execute("ROLLBACK")
-
-
-@contextlib.contextmanager
-def _explained(path: Path | None) -> Iterator[None]:
-    try:
-        yield
-    except sqlite3.Error as error:
-        raise StorageError(
-            f"the device's file {path or 'in memory'} failed: {error}",
-            "is there space, and is the folder this user's?",
-        ) from error

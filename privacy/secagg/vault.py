@@ -14,14 +14,11 @@ Nor does it notice that an older copy of the file was put back, or that it is go
 
 from __future__ import annotations
 
-import contextlib
-import os
-import sqlite3
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from tacit.privacy.errors import RoundError, StorageError
+from tacit.privacy.durable import DurableFile
+from tacit.privacy.errors import RoundError
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS latest (
@@ -55,7 +52,7 @@ class Said:
     answer: bytes
 
 
-class Vault:
+class Vault(DurableFile):
     """A file of one or several clients' sessions.
 
     Args:
@@ -70,28 +67,12 @@ class Vault:
         StorageError: it can't be opened.
     """
 
-    def __init__(self, path: Path | None) -> None:
-        with _explained(path):
-            if path is not None:
-                file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-                try:
-                    os.fchmod(file, 0o600)
-                finally:
-                    os.close(file)
-            self._path, self.keeps = path, path is not None
-            self._place: tuple[str, str, int, int] | None = None
-            self._db = sqlite3.connect(path or ":memory:", timeout=60, isolation_level=None)
-            self._db.execute("PRAGMA secure_delete=ON")
-            if path is not None:
-                self._db.execute("PRAGMA journal_mode=DELETE")
-                # FULL wouldn't sync the folder: after a power cut the journal, deleted at the
-                # commit, could be back and undo it.
-                self._db.execute("PRAGMA synchronous=EXTRA")
-            self._db.executescript(_SCHEMA)
+    _name = "the client's vault"
 
-    def close(self) -> None:
-        """Closes the file."""
-        self._db.close()
+    def __init__(self, path: Path | None) -> None:
+        super().__init__(path, _SCHEMA, erases=True)
+        self.keeps = path is not None
+        self._place: tuple[str, str, int, int] | None = None
 
     def open(
         self,
@@ -150,7 +131,7 @@ class Vault:
         Raises:
             RoundError: there is no such session, or it is over.
         """
-        with _explained(self._path):
+        with self._explained():
             row = self._db.execute(
                 "SELECT phase, body FROM sessions WHERE client = ? AND session = ?",
                 (client, session),
@@ -205,7 +186,7 @@ class Vault:
         """
         if not self.keeps:
             return None
-        with _explained(self._path):
+        with self._explained():
             row = self._db.execute(
                 "SELECT answer FROM answers"
                 " WHERE client = ? AND session = ? AND kind = ? AND request = ?",
@@ -222,26 +203,3 @@ class Vault:
         if said is not None:
             row = (*place, said.kind, said.request, said.answer)
             self._db.execute("INSERT INTO answers VALUES (?, ?, ?, ?, ?)", row)
-
-    @contextlib.contextmanager
-    def _writing(self) -> Iterator[sqlite3.Connection]:
-        with _explained(self._path):
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
-                yield self._db
-                self._db.execute("COMMIT")
-            finally:
-                # Also where the commit failed: this connection would read what isn't on disk.
-                if self._db.in_transaction:
-                    self._db.execute("ROLLBACK")
-
-
-@contextlib.contextmanager
-def _explained(path: Path | None) -> Iterator[None]:
-    try:
-        yield
-    except (OSError, sqlite3.Error) as error:
-        raise StorageError(
-            f"the client's vault {path or 'in memory'} failed: {error}",
-            "nothing was sent; is there space, and is the folder this user's?",
-        ) from error
