@@ -34,12 +34,12 @@ from flwr.serverapp import Grid
 
 from tacit.configs import wire
 from tacit.configs.faults import KINDS, FaultsSpec
-from tacit.privacy.messages import EvaluateRequest, Request, TrainRequest
 from tacit.privacy.messages import Message as Body
+from tacit.privacy.messages import Request
 from tacit.privacy.noise import Randomness
 from tacit.privacy.secagg.messages import (
+    LEGS,
     Invitation,
-    Reveal,
     Roster,
     Survivors,
     pack_members,
@@ -51,15 +51,6 @@ from tacit.server.grids import WrappingGrid
 
 log = logging.getLogger("tacit.faults")
 
-# What each of Flower's types of message carries to a client.
-_CARRIED: dict[str, type[Body]] = {
-    "query.advertise": Invitation,
-    "query.share": Roster,
-    "train": TrainRequest,
-    "evaluate": EvaluateRequest,
-    "query.confirm": Survivors,
-    "query.reveal": Reveal,
-}
 _LOST = "lost-"
 
 
@@ -140,9 +131,9 @@ class FaultyGrid(WrappingGrid):
     def _push(self, message: Message) -> str:
         kind = message.metadata.message_type
         client = self._clients.get(message.metadata.dst_node_id)
-        if kind not in _CARRIED or client is None:
+        if kind not in LEGS or client is None:
             return self._forward(message)
-        body = wire.unpack(_CARRIED[kind], message)
+        body = wire.unpack(LEGS[kind], message)
         self._follow(kind, body)
         leg = kind.removeprefix("query.")
         fate = self.fate(leg, body, client)

@@ -40,7 +40,6 @@ from tacit.client.floors import Floors
 from tacit.client.ledger import ClientLedger, Participation
 from tacit.privacy.messages import (
     EvaluateReply,
-    EvaluateRequest,
     Message,
     Request,
     TrainReply,
@@ -51,6 +50,7 @@ from tacit.privacy.noise import Randomness, SystemSource
 from tacit.privacy.secagg.client import MaskingClient
 from tacit.privacy.secagg.keys import Identity
 from tacit.privacy.secagg.messages import (
+    LEGS,
     Invitation,
     Reveal,
     Roster,
@@ -62,14 +62,6 @@ from tacit.privacy.secagg.vault import Said, Vault
 from tacit.privacy.units import Evaluation
 from tacit.protocol.document import RunDocument, decode
 
-KINDS: dict[str, type[Message]] = {
-    "query.advertise": Invitation,
-    "query.share": Roster,
-    "train": TrainRequest,
-    "evaluate": EvaluateRequest,
-    "query.confirm": Survivors,
-    "query.reveal": Reveal,
-}
 Pair = tuple[NDArray[Any], Vector]
 # Of a round's training: a plan with more is nobody's that a device could finish.
 MOST_STEPS = 100_000
@@ -147,7 +139,7 @@ class Member:
         """Answers a leg.
 
         Args:
-            kind: of the leg, one of `KINDS`.
+            kind: of the leg, one of `tacit.privacy.secagg.messages.LEGS`.
             body: of the leg.
             document: the run document, signed.
             eligible: whether the owner's conditions hold; they have to where a session begins
@@ -160,10 +152,10 @@ class Member:
             return self._answer(kind, body, document, eligible)
 
     def _answer(self, kind: str, body: bytes, document: bytes, eligible: bool) -> bytes:
-        if kind not in KINDS:
+        if kind not in LEGS:
             raise Declined("UNSUPPORTED", f"kind={kind!r} isn't a leg of a round")
         with declining("MALFORMED"):
-            message = KINDS[kind].decode(body)
+            message = LEGS[kind].decode(body)
         about = self.document(document)
         if message.run != about.run:
             raise Declined("PLAN", "the run document is another run's")

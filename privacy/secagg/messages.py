@@ -24,7 +24,7 @@ from typing import ClassVar
 import numpy as np
 
 from tacit.privacy.errors import MessageError
-from tacit.privacy.messages import Message, Request
+from tacit.privacy.messages import EvaluateRequest, Message, Request, TrainRequest
 from tacit.privacy.secagg.keys import derive
 
 KEY_BYTES = 32
@@ -215,6 +215,17 @@ class Revealed(Answer):
     kind: ClassVar[str] = "revealed"
 
     shares: bytes
+
+
+# What each leg carries to a client, by the type that the transport gives its message.
+LEGS: dict[str, type[Message]] = {
+    "query.advertise": Invitation,
+    "query.share": Roster,
+    "train": TrainRequest,
+    "evaluate": EvaluateRequest,
+    "query.confirm": Survivors,
+    "query.reveal": Reveal,
+}
 
 
 @dataclass(frozen=True, slots=True)

@@ -147,7 +147,10 @@ class Meters:
         )
         self.leaves = Gauge("tacit_ledger_leaves", "Leaves of the ledger.", registry=r)
         self.ready = Gauge("tacit_ready", "Whether the gateway takes clients.", registry=r)
-        # So that a rate is there before the first of its kind.
+        self._begin()
+
+    def _begin(self) -> None:
+        """Every known series, so that a rate is there before the first of its kind."""
         for metric, words in (
             (self._rounds, ROUNDS),
             (self._check_ins, CHECK_INS),

@@ -15,7 +15,6 @@ are labels and indices in range in rows on the mask.
 from __future__ import annotations
 
 import copy
-import itertools
 from collections.abc import Callable
 
 import numpy as np
@@ -28,7 +27,7 @@ from tacit.privacy.errors import ModelError
 from tacit.protocol.manifest import DeviceGraph
 from tacit.tasks import vector
 from tacit.tasks.device.check import TOLERANCE, made_up, run, session
-from tacit.tasks.device.tracing import finite, flat_parameters, kept, packed
+from tacit.tasks.device.tracing import finite, flat_parameters, kept, packed, unflattened
 from tacit.tasks.task import Task, score
 
 _LARGEST = torch.finfo(torch.float32).max
@@ -61,14 +60,10 @@ def export_device_evaluation(
 
 def _scores(task: Task, model: nn.Module) -> _Scores:
     """Score and loss of each row, as a function of flat parameters."""
-    trained = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
-    ends = list(itertools.accumulate(p.numel() for _, p in trained))
+    named = unflattened(model)
 
     def scores(flat: Tensor, x: Tensor, y: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        parameters = {
-            name: flat[end - p.numel() : end].view(p.shape)
-            for (name, p), end in zip(trained, ends, strict=True)
-        }
+        parameters = named(flat)
         fit = mask & finite(x) & finite(y)
         x, y = kept(fit, x), kept(fit, y)
         outputs = functional_call(model, parameters, (x,))

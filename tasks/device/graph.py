@@ -34,7 +34,6 @@ drop a NaN that torch passes on.
 from __future__ import annotations
 
 import copy
-import itertools
 from collections.abc import Callable
 
 import torch
@@ -45,7 +44,7 @@ from tacit.privacy import validate
 from tacit.privacy.mechanisms import MARGIN
 from tacit.protocol.manifest import DeviceGraph
 from tacit.tasks.device.check import made_up, verify
-from tacit.tasks.device.tracing import finite, flat_parameters, kept, packed
+from tacit.tasks.device.tracing import finite, flat_parameters, kept, packed, unflattened
 from tacit.tasks.task import Task
 
 _Step = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
@@ -82,20 +81,16 @@ def export_device_step(
 
 def _step(task: Task, model: nn.Module) -> _Step:
     """The sum of clipped gradients, as a function of flat parameters."""
-    trained = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
-    ends = list(itertools.accumulate(p.numel() for _, p in trained))
+    named = unflattened(model)
 
     def loss(parameters: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
         return task.loss(functional_call(model, parameters, (x[None],)), y[None])
 
     def step(flat: Tensor, x: Tensor, y: Tensor, mask: Tensor, clip: Tensor) -> Tensor:
-        parameters = {
-            name: flat[end - p.numel() : end].view(p.shape)
-            for (name, p), end in zip(trained, ends, strict=True)
-        }
+        parameters = named(flat)
         fit = mask & finite(x) & finite(y)
         grads = vmap(grad(loss), (None, 0, 0))(parameters, kept(fit, x), kept(fit, y))
-        rows = [grads[name].reshape(len(x), -1).double() for name, _ in trained]
+        rows = [grads[name].reshape(len(x), -1).double() for name in parameters]
         squares = torch.stack([(g * g).sum(1) for g in rows]).sum(0)
         # As the trainer, whose squares are in single precision.
         fit = fit & torch.isfinite(squares.float())

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import logging
 import re
 import warnings
@@ -84,6 +85,20 @@ def flat_parameters(model: nn.Module) -> Tensor:
     """The trained parameters as one tensor, [d]."""
     trained = [p.detach().reshape(-1) for p in model.parameters() if p.requires_grad]
     return torch.cat(trained)
+
+
+def unflattened(model: nn.Module) -> Callable[[Tensor], dict[str, Tensor]]:
+    """What names the trained parameters in a tensor made by `flat_parameters`."""
+    trained = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
+    ends = list(itertools.accumulate(p.numel() for _, p in trained))
+
+    def named(flat: Tensor) -> dict[str, Tensor]:
+        return {
+            name: flat[end - p.numel() : end].view(p.shape)
+            for (name, p), end in zip(trained, ends, strict=True)
+        }
+
+    return named
 
 
 def _exported(

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,29 +23,7 @@ from tacit.server.gateway.grid import GatewayGrid
 from tacit.server.home import Home
 
 DEVICES = 8
-SETTINGS = [
-    "experiment=none",
-    f"clients={DEVICES}",
-    f"cohort={DEVICES}",
-    "minimum_survivors=5",
-    "rounds=2",
-    "privacy.client.noise_multiplier=1.0",
-    "privacy.record.noise_multiplier=1.0",
-    "privacy.record.sampling_rate=0.5",
-    "attempts=1",
-    "mechanism=skellam",
-    "aggregation=secure",
-    "secure.protocol=full",
-    "secure.dropout=0.3",
-    "secure.collusion=1",
-    "seed=null",
-]
-
-
-@pytest.fixture
-def grid(home: Home) -> Iterator[GatewayGrid]:
-    with crowd.gateway(home) as made:
-        yield made
+SETTINGS = crowd.settings(DEVICES, minimum=5, rounds=2)
 
 
 def certified(

@@ -28,7 +28,7 @@ from checking import check_exposures, check_log
 from tacit.client.edge.home import Home as DeviceHome
 from tacit.client.edge.link import Answer as Sent
 from tacit.client.edge.link import Link
-from tacit.client.edge.member import KINDS, Member
+from tacit.client.edge.member import Member
 from tacit.client.edge.wiring import Backoff
 from tacit.privacy.messages import Message, Request
 from tacit.privacy.secagg import messages as m
@@ -105,7 +105,7 @@ class Watched:
 
         def answering(member: Member, kind: str, body: bytes, *rest: Any) -> bytes:
             made = answer(member, kind, body, *rest)
-            self._note(made, kind, KINDS[kind].decode(body), member._is.client)
+            self._note(made, kind, m.LEGS[kind].decode(body), member._is.client)
             return made
 
         async def sending(link: Link, sent: Sent) -> None:

@@ -22,29 +22,7 @@ from tacit.server.home import Home
 DEEP = os.environ.get("TACIT_DEEP") == "1"
 DEVICES = 20 if DEEP else 8
 deep = pytest.mark.skipif(not DEEP, reason="TACIT_DEEP=1 runs it")
-SETTINGS = [
-    "experiment=none",
-    f"clients={DEVICES}",
-    f"cohort={DEVICES}",
-    "minimum_survivors=5",
-    "rounds=3" if DEEP else "rounds=1",
-    "privacy.client.noise_multiplier=1.0",
-    "privacy.record.noise_multiplier=1.0",
-    "privacy.record.sampling_rate=0.5",
-    "attempts=1",
-    "mechanism=skellam",
-    "aggregation=secure",
-    "secure.protocol=full",
-    "secure.dropout=0.3",
-    "secure.collusion=1",
-    "seed=null",
-]
-
-
-@pytest.fixture
-def grid(home: Home) -> Iterator[GatewayGrid]:
-    with crowd.gateway(home) as made:
-        yield made
+SETTINGS = crowd.settings(DEVICES, minimum=5, rounds=3 if DEEP else 1)
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import crowd
@@ -16,29 +15,7 @@ from tacit.server.gateway.grid import GatewayGrid
 from tacit.server.home import Home
 
 DEVICES, LOST = 20, range(6)
-SETTINGS = [
-    "experiment=none",
-    f"clients={DEVICES}",
-    f"cohort={DEVICES}",
-    "minimum_survivors=10",
-    "rounds=2",
-    "privacy.client.noise_multiplier=1.0",
-    "privacy.record.noise_multiplier=1.0",
-    "privacy.record.sampling_rate=0.5",
-    "attempts=1",
-    "mechanism=skellam",
-    "aggregation=secure",
-    "secure.protocol=full",
-    "secure.dropout=0.3",
-    "secure.collusion=2",
-    "seed=null",
-]
-
-
-@pytest.fixture
-def grid(home: Home) -> Iterator[GatewayGrid]:
-    with crowd.gateway(home) as made:
-        yield made
+SETTINGS = crowd.settings(DEVICES, minimum=10, rounds=2, collusion=2)
 
 
 @pytest.mark.slow

@@ -8,61 +8,32 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from planned import (
+    BY_RECORD,
+    BY_RECORDS,
+    CLIENT,
+    COUNTS,
+    EVALUATION,
+    RECORD,
+    RULES,
+    UPDATES,
+    lattice,
+    plan,
+)
 
 from tacit.privacy import claims
 from tacit.privacy.accountant import Accountant
 from tacit.privacy.claims import Claim, SummedNoise
-from tacit.privacy.discrete.lattice import Lattice, Need, sized
+from tacit.privacy.discrete.lattice import Lattice
 from tacit.privacy.discrete.layers import Shares
 from tacit.privacy.errors import ConfigError
 from tacit.privacy.events import Event, SampledDiscreteGaussian, SampledGaussian, SampledSkellam
 from tacit.privacy.plan import PrivacyPlan
 from tacit.privacy.secagg.cohort import Rules
-from tacit.privacy.units import AdaptiveClip, ClientUnit, Evaluation, RecordUnit
+from tacit.privacy.units import AdaptiveClip, Evaluation, RecordUnit
 
-CLIENT = ClientUnit(0.5, 1.2)
-RECORD = RecordUnit(1.0, 0.8, 0.1, 1, 32.0)
-RULES = Rules(25, 90, 0.1, 5)
-EVALUATION = Evaluation(5, 100, 4.0, 3.0)
-
-
-def lattice(z: float = 1.2, share: float = 0.0, **changes: Any) -> Lattice:
-    need = Need(
-        dimension=50,
-        rotated=True,
-        clients=RULES.largest,
-        noise_multiplier=z,
-        conditional=share == 0,
-        record_share=share,
-    )
-    return sized(replace(need, **changes), 32)
-
-
-UPDATES, BY_RECORD = lattice(), lattice(0.8 * math.sqrt(60), 1 / 16)
-COUNTS = replace(lattice(3.0, rotated=False, dimension=3, conditional=False))
-BASE: dict[str, Any] = {
-    "population": 300,
-    "sampling_rate": 0.2,
-    "rounds": 60,
-    "client": CLIENT,
-    "record": None,
-    "client_delta": 1e-4,
-    "record_delta": 1e-5,
-    "minimum_survivors": 25,
-    "noise_source": "os-csprng",
-    "mechanism": "skellam",
-    "aggregation": "secure",
-    "rules": RULES,
-    "updates": UPDATES,
-    "relation": "zero-out",
-}
-BY_RECORDS = {"client": None, "record": RECORD, "updates": BY_RECORD, "projection": 0.05}
 CENTRAL = {"mechanism": "central", "aggregation": "plain", "rules": None, "updates": None}
 EVALUATING = {**BY_RECORDS, "evaluation": EVALUATION}
-
-
-def plan(**changes: Any) -> PrivacyPlan:
-    return PrivacyPlan(**{**BASE, **changes})
 
 
 def table(rows: list[Claim]) -> dict[tuple[str, str, bool], Claim]:

@@ -259,6 +259,27 @@ def vouched(grid: GatewayGrid, client: int, identity: Identity) -> None:
     )
 
 
+def settings(devices: int, minimum: int, rounds: int, collusion: int = 1) -> list[str]:
+    """Of a federation in which everybody takes part and some may drop out."""
+    return [
+        "experiment=none",
+        f"clients={devices}",
+        f"cohort={devices}",
+        f"minimum_survivors={minimum}",
+        f"rounds={rounds}",
+        "privacy.client.noise_multiplier=1.0",
+        "privacy.record.noise_multiplier=1.0",
+        "privacy.record.sampling_rate=0.5",
+        "attempts=1",
+        "mechanism=skellam",
+        "aggregation=secure",
+        "secure.protocol=full",
+        "secure.dropout=0.3",
+        f"secure.collusion={collusion}",
+        "seed=null",
+    ]
+
+
 @contextmanager
 def gateway(home: Home, **more: Any) -> Iterator[GatewayGrid]:
     """A gateway on loopback; what isn't a setting is a limit or a pace."""
