@@ -39,7 +39,8 @@ class Limits:
         hello: until a new stream's first frame.
         answer: from an answer's first part to its last.
         rate: least bytes a second of an answer or a download, on average once ``grace`` is
-            over; who is slower loses its room or place.
+            over; who is slower loses its room or place. Of a download what the transport has
+            room for counts as taken, some 4 MB: who stalls before that is let go by ``write``.
         grace: seconds before that is asked.
         write: until a device has taken a frame.
         download: of a whole download; it can be resumed.

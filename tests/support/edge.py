@@ -289,7 +289,11 @@ _OWN = ("clients", "certificate", "drain", "look", "hosts", "listen", "enrol")
 
 @contextlib.contextmanager
 def serving(home: Home, **more: Any) -> Iterator[Place]:
-    """A gateway on a home; limits, pace and other settings as keywords."""
+    """A gateway on a home; limits, pace and other settings as keywords.
+
+    ``limits`` has those whose names the pace has too.
+    """
+    named = more.pop("limits", {})
     settings = Settings(
         population="tests",
         **{
@@ -299,7 +303,7 @@ def serving(home: Home, **more: Any) -> Iterator[Place]:
             **{k: more.pop(k) for k in _OWN if k in more},
         },
         pace=Pace(**{k: more.pop(k) for k in _PACE if k in more}),
-        limits=Limits(**more),
+        limits=Limits(**{**more, **named}),
     )
     with opened(home, settings) as grid:
         yield Place(grid)

@@ -188,7 +188,9 @@ def test_a_device_has_two_downloads_at_once(gateway: Gateway) -> None:
 
 def test_who_takes_a_download_slowly_loses_its_place(gateway: Gateway) -> None:
     """And while no place is free, a device has one."""
-    with gateway(chunk=1000, downloads=1, grace=0.5, answer=300.0) as place:
+    # What the transport has room for counts as taken, so the rate is asked of what is beyond.
+    quick = {"chunk": 1000, "downloads": 1, "grace": 2.0, "answer": 300.0, "write": 300.0}
+    with gateway(**quick, limits={"rate": 1e9}) as place:
         one, two = place.device(), place.device()
         with place.ready(one) as slow, place.ready(two) as honest:
             body = bytes(10_000_000)
@@ -204,7 +206,10 @@ def test_who_takes_a_download_slowly_loses_its_place(gateway: Gateway) -> None:
             assert status(lambda: slow.download(digest)) == "RESOURCE_EXHAUSTED"
             short = hashlib.sha256(body).digest()
             assert honest.download(short, len(body) - 1000) == bytes(1000)
-            assert status(lambda: list(taken)) == "DEADLINE_EXCEEDED"
+            with pytest.raises(grpc.RpcError) as ended:
+                list(taken)
+            # The gateway's word, not this caller's own deadline.
+            assert "the download takes too long" in str(ended.value)
 
 
 def status(call: object) -> str:
