@@ -153,10 +153,20 @@ def keys(c: Connection) -> Iterator[dict[str, Any]]:
 
 
 def newest_key(c: Connection) -> str | None:
-    """The ledger's key, as C2SP writes it; None if it has none yet."""
+    """The ledger's key, as C2SP writes it; None if it has none yet.
+
+    Raises:
+        StorageError: the leaf that says it was altered beyond reading.
+    """
     query = sa.select(t.leaves.c.body).where(t.leaves.c.kind == "KEY")
     found = c.execute(query.order_by(t.leaves.c.index.desc()).limit(1)).scalar()
-    return None if found is None else str(json.loads(found)["key"])
+    try:
+        return None if found is None else str(json.loads(found)["key"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise StorageError(
+            "the ledger's newest KEY leaf can't be read: the database was altered",
+            "restore it from a backup",
+        ) from error
 
 
 def bodies(c: Connection, kinds: Sequence[str], after: int = -1) -> list[tuple[int, Any]]:

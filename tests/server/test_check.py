@@ -148,6 +148,16 @@ def test_a_bit_of_the_database_is_found(trial: Trial) -> None:
     assert unread < 50
 
 
+@pytest.mark.parametrize("altered", [b'"key":"\x11acit', b'"kay":"tacit'])
+def test_a_key_leaf_that_cannot_be_read_is_found_before_anything_is(
+    trial: Trial, altered: bytes
+) -> None:
+    data = trial.database.read_bytes()
+    assert b'"key":"tacit' in data
+    trial.database.write_bytes(data.replace(b'"key":"tacit', altered))
+    assert trial.said() == ["the ledger's newest KEY leaf can't be read: the database was altered"]
+
+
 @pytest.mark.slow
 def test_hundreds_of_bits_of_the_database_are_found(trial: Trial) -> None:
     unread = flips(trial, trial.database, 350, 1)
