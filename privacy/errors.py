@@ -48,6 +48,14 @@ class StorageError(TacitError):
     """State that can't be read or written, or that isn't what was written."""
 
 
+class ConflictError(StorageError):
+    """What somebody wanted to change was changed by somebody else meanwhile."""
+
+
+class AccessError(TacitError):
+    """A caller who may not do this, or isn't known; says no more than that."""
+
+
 class RoundError(TacitError):
     """A round that ended without a release; its charge stands."""
 

@@ -105,6 +105,57 @@ versions = Table(
     UniqueConstraint("run", "round"),
 )
 
+# One row a DEPLOY or ROLLBACK leaf: where an alias points from then on. That no two moves follow
+# the same one is the compare-and-swap, which the database enforces too; -1 follows nothing.
+moves = Table(
+    "moves",
+    metadata,
+    Column("leaf", Integer, ForeignKey("leaves.index"), primary_key=True),
+    Column("model", String(200), nullable=False),
+    Column("alias", String(64), nullable=False),
+    Column("number", Integer, nullable=True),
+    Column("previous", Integer, nullable=False),
+    UniqueConstraint("model", "alias", "previous"),
+)
+
+# One row a RETIRE leaf.
+retirements = Table(
+    "retirements",
+    metadata,
+    Column("leaf", Integer, ForeignKey("leaves.index"), primary_key=True),
+    Column("model", String(200), nullable=False),
+    Column("number", Integer, nullable=False),
+    UniqueConstraint("model", "number"),
+)
+
+# A DSSE envelope a version: what an artifact is, signed with the ledger's key of its day.
+attestations = Table(
+    "attestations",
+    metadata,
+    Column("version", Integer, ForeignKey("versions.id"), primary_key=True),
+    Column("envelope", Text, nullable=False),
+)
+
+# Who read what, and which version scored which request: one canonical JSON object a row, sealed
+# batch by batch into ACCESS leaves. ``request`` is what a row is found by again.
+accesses = Table(
+    "accesses",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("kind", String(16), nullable=False),
+    Column("request", String(64), nullable=False, unique=True),
+    Column("body", Text, nullable=False),
+)
+
+# One row an ACCESS leaf: the ids that its Merkle root is over, ends included.
+batches = Table(
+    "batches",
+    metadata,
+    Column("leaf", Integer, ForeignKey("leaves.index"), primary_key=True),
+    Column("first", Integer, nullable=False, unique=True),
+    Column("last", Integer, nullable=False, unique=True),
+)
+
 # One row a released round, for reports. The counts are the operator's: no release has them.
 rounds = Table(
     "rounds",

@@ -10,6 +10,11 @@ A leaf is RFC 8785 JSON, hashed as a leaf of an RFC 9162 tree, and never changed
 * **POLICY**: what may be spent on a population from here on.
 * **APPROVAL**: a reviewer's signed yes or no to a run, or to going on after an audit.
 * **AUDIT**: a commitment to canaries, or what an audit with them found.
+* **DEPLOY**, **ROLLBACK**: an alias of a model names another version from here on.
+* **RETIRE**: a version that no alias may name again.
+* **GATE**: what a version has to show before an alias of its model may name it.
+* **ACCESS**: the root of a tree over reads of models and ledger, and receipts of scores.
+* **ERASURE**: a client withdrew, and what was done about it.
 * **RESTORE**: the leaves before it were put back from a backup; those that came after the backup
   are lost, and what they charged with them.
 
@@ -33,7 +38,14 @@ Purpose = Literal["train", "evaluate"]
 Body = dict[str, Any]
 
 SPENDING = ("CHARGE", "RELEASE", "ABANDON")
-KINDS = ("KEY", "PLAN", "STATUS", *SPENDING, "POLICY", "APPROVAL", "AUDIT", "RESTORE")
+MOVES = ("DEPLOY", "ROLLBACK")
+LIFE = (*MOVES, "RETIRE", "GATE")
+CUSTODY = ("ACCESS", "ERASURE")
+KINDS = (
+    *("KEY", "PLAN", "STATUS", *SPENDING, "POLICY", "APPROVAL", "AUDIT", "RESTORE"),
+    *LIFE,
+    *CUSTODY,
+)
 
 
 def leaf_bytes(body: Mapping[str, Any]) -> bytes:
