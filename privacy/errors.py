@@ -49,7 +49,13 @@ class StorageError(TacitError):
 
 
 class ConflictError(StorageError):
-    """What somebody wanted to change was changed by somebody else meanwhile."""
+    """What somebody wanted to change was changed by somebody else meanwhile.
+
+    Attributes:
+        current: the state as it is now; what it is depends on what was to be changed.
+    """
+
+    current: object = None
 
 
 class AccessError(TacitError):

@@ -13,9 +13,11 @@ from typing import Any
 
 import numpy as np
 import safetensors.numpy
+import sqlalchemy as sa
 from safetensors import SafetensorError
 
 from tacit.privacy.errors import StorageError
+from tacit.server import tables as t
 from tacit.server.home import Home, explained, write_durably
 from tacit.server.store import Row, Store
 
@@ -80,7 +82,7 @@ class ModelRegistry:
             raise StorageError(f"artifact {digest} isn't safetensors: {error}") from error
 
     def find(self, reference: str) -> Row:
-        """A version by ``NAME@NUMBER``, ``NAME`` (its newest) or a digest's prefix.
+        """A version by ``NAME@NUMBER``, ``NAME@ALIAS``, ``NAME`` (its newest) or a digest's prefix.
 
         Raises:
             StorageError: there is none.
@@ -88,6 +90,8 @@ class ModelRegistry:
         name, at, number = reference.partition("@")
         if at and number.removeprefix("v").isdigit():
             found = self._store.versions(name=name, number=int(number.removeprefix("v")))
+        elif at:
+            found = self._aliased(name, number)
         else:
             found = self._store.versions(name=name)
             if not found and len(reference) >= 8:
@@ -98,6 +102,13 @@ class ModelRegistry:
                 f"model={reference} isn't in this home", "tacit models list shows what is"
             )
         return found[-1]
+
+    def _aliased(self, name: str, alias: str) -> list[Row]:
+        """The version that an alias names; none if it names none."""
+        query = sa.select(t.moves.c.number).where(t.moves.c.model == name, t.moves.c.alias == alias)
+        with self._store.database.reading() as c:
+            number = c.execute(query.order_by(t.moves.c.leaf.desc()).limit(1)).scalar()
+        return [] if number is None else self._store.versions(name=name, number=number)
 
     def list(self, name: str | None = None) -> list[Row]:
         """All versions, or those of one model, oldest first."""

@@ -11,10 +11,8 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pwd import getpwuid
 from typing import Any
 
 import sqlalchemy as sa
@@ -23,7 +21,7 @@ from sqlalchemy.engine import Connection
 from tacit.privacy import ledger
 from tacit.privacy.errors import StorageError
 from tacit.privacy.log.leaves import SPENDING, Body, sealed
-from tacit.server import keys
+from tacit.server import actors, keys
 from tacit.server import log as logs
 from tacit.server import tables as t
 from tacit.server.database import Database, is_sqlite
@@ -86,7 +84,7 @@ class Store:
             row: its id, name, population, spec, plan, their digests and the code.
         """
         with self.appending() as (c, log):
-            log.append({**keys.plan_leaf(row), "actor": _actor()})
+            log.append({**keys.plan_leaf(row), "actor": actors.current()})
             more = {"status": "running", "created_at": log.at, "round": 0, "message": ""}
             key = secrets.token_bytes(32)
             c.execute(t.runs.insert().values(**{**more, **row, "key": key}))
@@ -292,13 +290,3 @@ def _run_key(c: Connection, run: str) -> bytes:
     if found is None:
         raise StorageError(f"run={run} is no run in this home", "tacit runs list shows them")
     return bytes(found)
-
-
-def _actor() -> str:
-    """Who started a run: ``TACIT_ACTOR``, else the user."""
-    if name := os.environ.get("TACIT_ACTOR"):
-        return name
-    try:
-        return getpwuid(os.getuid()).pw_name
-    except KeyError:
-        return str(os.getuid())

@@ -21,7 +21,8 @@ from tacit.privacy.audit.canaries import Canaries
 from tacit.privacy.errors import ConfigError, MessageError
 from tacit.privacy.ledger import STATED, Spending
 from tacit.privacy.log import plans
-from tacit.privacy.log.leaves import digest
+from tacit.privacy.log.leaves import CUSTODY, LIFE, digest
+from tacit.privacy.log.lifecycle import Life
 from tacit.privacy.plan import PrivacyPlan
 from tacit.privacy.plans import read
 
@@ -76,6 +77,7 @@ class Trail:
     def __init__(self) -> None:
         self.runs: dict[str, RunTrail] = {}
         self.versions: Counter[str] = Counter()
+        self.life = Life()
         self.notes: list[str] = []
         # Leaves before the first KEY are a home's from before there was a tree.
         self.legacy = 0
@@ -92,6 +94,11 @@ class Trail:
             return
         if kind == "RESTORE":
             yield from self._restore(index, body)
+            return
+        if kind in LIFE:
+            yield from self.life.take(index, body)
+            return
+        if kind in CUSTODY:
             return
         found = self.runs.get(run)
         if found is None:
@@ -114,6 +121,7 @@ class Trail:
         """What is wrong with each run as a whole; afterwards all charges are composed."""
         if self.legacy:
             self.notes.append(f"{self.legacy} leaves are from before the log was signed")
+        self.notes += self.life.notes
         for name in self._early:
             yield None, f"run={name} was charged and never planned"
         for run in self.runs.values():
@@ -231,6 +239,7 @@ class Trail:
             if body["parent"] != run.release:
                 yield f"names leaf {body['parent']} as its parent, and not {run.release}"
             _words(body, "state", "report")
+        self.life.released(index, body)
         run.round, run.release = body["round"], index
         run.artifacts.append((index, body["artifact"]))
         for leaf in run.since:

@@ -27,10 +27,9 @@ def upgrade() -> None:
 
 
 def _life() -> None:
-    leaf = ("leaf", sa.Integer, sa.ForeignKey("leaves.index"))
     op.create_table(
         "moves",
-        sa.Column(*leaf, primary_key=True),
+        sa.Column("leaf", sa.Integer, sa.ForeignKey("leaves.index"), primary_key=True),
         sa.Column("model", sa.String(200), nullable=False),
         sa.Column("alias", sa.String(64), nullable=False),
         sa.Column("number", sa.Integer, nullable=True),
@@ -39,7 +38,7 @@ def _life() -> None:
     )
     op.create_table(
         "retirements",
-        sa.Column(*leaf, primary_key=True),
+        sa.Column("leaf", sa.Integer, sa.ForeignKey("leaves.index"), primary_key=True),
         sa.Column("model", sa.String(200), nullable=False),
         sa.Column("number", sa.Integer, nullable=False),
         sa.UniqueConstraint("model", "number"),
