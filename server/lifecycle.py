@@ -303,7 +303,8 @@ def _earlier(c: Connection, model: str, alias: str, number: int | None) -> int:
 
 def _about(rows: list[Row], number: int) -> list[Row]:
     """The leaves that name a version, and those by which an alias left it."""
-    found, named = [], {}
+    found: list[Row] = []
+    named: dict[str, int | None] = {}
     for row in rows:
         body = row["body"]
         alias = body.get("alias")
