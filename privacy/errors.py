@@ -48,6 +48,10 @@ class StorageError(TacitError):
     """State that can't be read or written, or that isn't what was written."""
 
 
+class MissingError(StorageError):
+    """There is nothing here by that name."""
+
+
 class ConflictError(StorageError):
     """What somebody wanted to change was changed by somebody else meanwhile.
 

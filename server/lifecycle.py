@@ -18,7 +18,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from tacit.privacy.errors import ConfigError, ConflictError, StorageError
+from tacit.privacy.errors import ConfigError, ConflictError, MissingError, StorageError
 from tacit.privacy.log.leaves import LIFE, Body
 from tacit.privacy.log.lifecycle import LONGEST, NEVER, check_alias
 from tacit.server import tables as t
@@ -276,7 +276,7 @@ def _version(c: Connection, model: str, number: int) -> Body:
     query = sa.select(v.run, v.release, v.artifact).where(v.name == model, v.number == number)
     found = c.execute(query).first()
     if found is None:
-        raise StorageError(f"model={model}@{number} isn't in this home", "tacit models list")
+        raise MissingError(f"model={model}@{number} isn't in this home", "tacit models list")
     gone = c.execute(sa.select(r.leaf).where(r.model == model, r.number == number)).scalar()
     if gone is not None:
         raise StorageError(f"{model}@{number} was retired, by leaf {gone}")

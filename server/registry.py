@@ -16,7 +16,7 @@ import safetensors.numpy
 import sqlalchemy as sa
 from safetensors import SafetensorError
 
-from tacit.privacy.errors import StorageError
+from tacit.privacy.errors import MissingError, StorageError
 from tacit.server import tables as t
 from tacit.server.home import Home, explained, write_durably
 from tacit.server.store import Row, Store
@@ -85,7 +85,7 @@ class ModelRegistry:
         """A version by ``NAME@NUMBER``, ``NAME@ALIAS``, ``NAME`` (its newest) or a digest's prefix.
 
         Raises:
-            StorageError: there is none.
+            MissingError: there is none.
         """
         name, at, number = reference.partition("@")
         if at and number.removeprefix("v").isdigit():
@@ -98,7 +98,7 @@ class ModelRegistry:
                 rows = self._store.versions()
                 found = [row for row in rows if row["artifact"].startswith(reference)]
         if not found:
-            raise StorageError(
+            raise MissingError(
                 f"model={reference} isn't in this home", "tacit models list shows what is"
             )
         return found[-1]

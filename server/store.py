@@ -19,7 +19,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from tacit.privacy import ledger
-from tacit.privacy.errors import StorageError
+from tacit.privacy.errors import MissingError
 from tacit.privacy.log.leaves import SPENDING, Body, sealed
 from tacit.server import actors, keys
 from tacit.server import log as logs
@@ -77,14 +77,16 @@ class Store:
 
     # Runs
 
-    def create_run(self, row: Row) -> None:
+    def create_run(self, row: Row, initial: Mapping[str, Any] | None = None) -> None:
         """Adds a run and its PLAN leaf.
 
         Args:
             row: its id, name, population, spec, plan, their digests and the code.
+            initial: the version that it begins with: model, number, release and artifact.
         """
+        begins = {} if initial is None else {"initial": dict(initial)}
         with self.appending() as (c, log):
-            log.append({**keys.plan_leaf(row), "actor": actors.current()})
+            log.append({**keys.plan_leaf(row), "actor": actors.current(), **begins})
             more = {"status": "running", "created_at": log.at, "round": 0, "message": ""}
             key = secrets.token_bytes(32)
             c.execute(t.runs.insert().values(**{**more, **row, "key": key}))
@@ -93,7 +95,7 @@ class Store:
         """A run by its id, a unique prefix of it, or ``last``.
 
         Raises:
-            StorageError: there is none, or several.
+            MissingError: there is none, or several.
         """
         query = sa.select(t.runs).order_by(_BEGUN.desc(), t.runs.c.id.desc())
         if identifier != "last":
@@ -106,7 +108,7 @@ class Store:
         if len(found) == 1:
             return found[0]
         problem = "matches several runs" if found else "is no run in this home"
-        raise StorageError(f"run={identifier} {problem}", "tacit runs list shows them")
+        raise MissingError(f"run={identifier} {problem}", "tacit runs list shows them")
 
     def runs(self) -> list[Row]:
         """All runs, oldest first."""
@@ -288,5 +290,5 @@ def _shown(row: sa.Row[Any]) -> Row:
 def _run_key(c: Connection, run: str) -> bytes:
     found = c.execute(sa.select(t.runs.c.key).where(t.runs.c.id == run)).scalar()
     if found is None:
-        raise StorageError(f"run={run} is no run in this home", "tacit runs list shows them")
+        raise MissingError(f"run={run} is no run in this home", "tacit runs list shows them")
     return bytes(found)

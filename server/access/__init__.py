@@ -1,0 +1,1 @@
+"""Who may see and do what: tenants, roles, tokens, and records of every read."""
