@@ -203,6 +203,11 @@ class Recorder:
                     self._commit([group])
                 return
             groups[0].error = error
+        except BaseException as error:
+            # Nobody may take it for written.
+            for group in groups:
+                group.error = error
+            raise
         finally:
             for group in groups:
                 group.done = True
@@ -227,7 +232,7 @@ class _Group:
 
     def __init__(self, rows: list[Row]) -> None:
         self.rows, self.done, self.error = rows, False, None
-        self.error: TacitError | None
+        self.error: BaseException | None
 
 
 class Sealer:
