@@ -21,6 +21,7 @@ from tacit.privacy.audit.canaries import Canaries
 from tacit.privacy.errors import ConfigError, MessageError
 from tacit.privacy.ledger import STATED, Spending
 from tacit.privacy.log import plans
+from tacit.privacy.log.custody import Custody
 from tacit.privacy.log.leaves import CUSTODY, LIFE, digest
 from tacit.privacy.log.lifecycle import Life
 from tacit.privacy.plan import PrivacyPlan
@@ -78,6 +79,7 @@ class Trail:
         self.runs: dict[str, RunTrail] = {}
         self.versions: Counter[str] = Counter()
         self.life = Life()
+        self.custody = Custody()
         self.notes: list[str] = []
         # Leaves before the first KEY are a home's from before there was a tree.
         self.legacy = 0
@@ -99,6 +101,7 @@ class Trail:
             yield from self.life.take(index, body)
             return
         if kind in CUSTODY:
+            yield from self.custody.take(index, body)
             return
         found = self.runs.get(run)
         if found is None:

@@ -104,19 +104,22 @@ class Recorder:
         leaf = batch.leaf if batch is not None else None
         return {**row, "body": parsed(row["body"]), "leaf": leaf}
 
-    def list(self, subject: str | None = None, limit: int = 100) -> list[Row]:
+    def reads(self, subject: str | None = None, limit: int = 100) -> list[Row]:
         """Reads, newest first: id and body.
 
         Args:
-            subject: only of this one.
+            subject: only of this one; that of a model is that of its versions and aliases too.
             limit: at most this many.
         """
-        a, found = t.accesses.c, []
+        a, found = t.accesses.c, list[Row]()
         query = sa.select(a.id, a.body).where(a.kind == READ).order_by(a.id.desc())
         with self._store.database.reading() as c:
             for identifier, text in c.execution_options(yield_per=500).execute(query):
                 body = parsed(text)
-                if subject is None or body["subject"] == subject:
+                if subject is None or subject in (
+                    body["subject"],
+                    body["subject"].partition("@")[0],
+                ):
                     found.append({"id": identifier, "body": body})
                 if len(found) == limit:
                     break
@@ -231,8 +234,8 @@ class _Group:
     __slots__ = ("done", "error", "rows")
 
     def __init__(self, rows: list[Row]) -> None:
-        self.rows, self.done, self.error = rows, False, None
-        self.error: BaseException | None
+        self.rows, self.done = rows, False
+        self.error: BaseException | None = None
 
 
 class Sealer:

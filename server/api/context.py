@@ -162,7 +162,8 @@ Known = Annotated[Caller, Depends(caller)]
 async def place(request: Request, caller: Known) -> Place:
     """The place of the caller's tenant."""
     places: Places = request.app.state.places
-    return places.cached(caller.tenant) or await run_in_threadpool(places.open, caller.tenant)
+    found = places.cached(caller.tenant)
+    return await run_in_threadpool(places.open, caller.tenant) if found is None else found
 
 
 Here = Annotated[Place, Depends(place)]
