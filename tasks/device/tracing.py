@@ -28,7 +28,7 @@ from tacit.protocol.manifest import KINDS, OPSET, DeviceGraph, Manifest, Tensors
 from tacit.tasks.device import decompositions, operators
 from tacit.tasks.task import Task
 
-_REFUSED = (
+REFUSED = (
     torch.onnx.OnnxExporterError,
     RuntimeError,
     TypeError,
@@ -110,7 +110,7 @@ def _exported(
     """ONNX of a function, constants folded, nothing of this machine in it."""
     try:
         traced = make_fx(function, decomposition_table=decompositions.table())(*arguments)
-        with _quiet():
+        with quiet():
             program = torch.onnx.export(
                 torch.export.export(traced, arguments),
                 dynamo=True,
@@ -121,9 +121,14 @@ def _exported(
                 optimize=False,
                 verbose=False,
             )
-    except _REFUSED as error:
-        raise _refusal(error) from error
+    except REFUSED as error:
+        raise refusal(error) from error
     assert program is not None
+    return tidied(program)
+
+
+def tidied(program: torch.onnx.ONNXProgram) -> onnx.ModelProto:
+    """An exported graph with constants folded, and nothing in it of where it was made."""
     onnxscript.optimizer.fold_constants(program.model, output_size_limit=256)
     passes.CommonSubexpressionEliminationPass()(program.model)
     onnxscript.optimizer.remove_unused_nodes(program.model)
@@ -153,22 +158,26 @@ def kept(fit: Tensor, rows: Tensor) -> Tensor:
     return torch.where(fit.view(-1, *[1] * (rows.dim() - 1)), rows, torch.zeros_like(rows))
 
 
-def _refusal(error: Exception) -> ModelError:
-    """What an exporter's error says of an operator, in one line."""
+def refusal(error: Exception, where: str = "on a device", what: str = "device step") -> ModelError:
+    """What an exporter's error says of an operator, in one line.
+
+    Args:
+        error: of `REFUSED`.
+        where: the graph was to run.
+        what: the graph was to be.
+    """
     text = str(error)
     found = re.search(r"op='(\w+\.\w+)", text)
     if found:
-        return ModelError(f"operator {found[1]} can't run on a device", "use another layer")
+        return ModelError(f"operator {found[1]} can't run {where}", "use another layer")
     if "randomness" in text:
-        return ModelError(
-            "the model draws random numbers, which no device step may", "use no dropout"
-        )
+        return ModelError(f"the model draws random numbers, which no {what} may", "use no dropout")
     said = text.strip().partition("\n")[0]
-    return ModelError(f"the model has no device step: {type(error).__name__}: {said}")
+    return ModelError(f"the model has no {what}: {type(error).__name__}: {said}")
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Without the exporter's lines on packages that aren't there, and torch's on itself."""
     logger = logging.getLogger("torch.onnx._internal.exporter._registration")
     before = logger.level
