@@ -114,7 +114,7 @@ class Recorder:
         a, found = t.accesses.c, list[Row]()
         query = sa.select(a.id, a.body).where(a.kind == READ).order_by(a.id.desc())
         with self._store.database.reading() as c:
-            for identifier, text in c.execution_options(yield_per=500).execute(query):
+            for identifier, text in c.execute(query.execution_options(yield_per=500)):
                 body = parsed(text)
                 if subject is None or subject in (
                     body["subject"],
@@ -130,7 +130,8 @@ class Recorder:
         with self._store.appending() as (c, ledger):
             first = _sealed(c) + 1
             query = sa.select(t.accesses.c.body).where(t.accesses.c.id >= first)
-            rows = c.execution_options(yield_per=1000).execute(query.order_by(t.accesses.c.id))
+            query = query.order_by(t.accesses.c.id).execution_options(yield_per=1000)
+            rows = c.execute(query)
             count = 0
 
             def hashes() -> Any:
@@ -149,6 +150,13 @@ class Recorder:
         with self._guard:
             self._unsealed = 0
         return leaf
+
+    def unsealed(self) -> int:
+        """How many rows no leaf covers yet."""
+        with self._store.database.reading() as c:
+            return int(c.execute(sa.select(sa.func.max(t.accesses.c.id))).scalar() or 0) - _sealed(
+                c
+            )
 
     def inclusion(self, request: str) -> dict[str, Any]:
         """Proof that a row is under its ACCESS leaf; `tacit.privacy.log.custody` checks it.

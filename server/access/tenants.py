@@ -87,7 +87,8 @@ class Tenants:
         if _begun(folder):
             raise StorageError(f"tenant={name} is there already")
         with explained(f"{folder} can't be made"):
-            folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+            folder.parent.mkdir(mode=0o700, exist_ok=True)
         home = self._home(folder, database)
         Store(home).close()
         return home

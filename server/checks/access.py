@@ -26,8 +26,8 @@ def problems(c: Connection) -> Iterator[Problem]:
     """What is wrong with the accesses of a database."""
     sealed = dict(logs.bodies(c, ("ACCESS",)))
     yield from _batches(c, sealed)
-    query = sa.select(t.accesses).order_by(t.accesses.c.id)
-    rows = c.execution_options(yield_per=1000).execute(query)
+    query = sa.select(t.accesses).order_by(t.accesses.c.id).execution_options(yield_per=1000)
+    rows = c.execute(query)
     ends = {body["last"]: (index, body) for index, body in sealed.items()}
     hashes: list[bytes] = []
     last = 0

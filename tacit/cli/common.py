@@ -45,6 +45,20 @@ def open_or_make_store(home: str | None) -> Store:
     return Store(Home(home))
 
 
+def recorded(store: Store, action: str, subject: str) -> None:
+    """Records that this user is about to be shown something, durably.
+
+    Where no server seals the records, every hundredth command does.
+    """
+    from tacit.server import actors
+    from tacit.server.access.records import Recorder
+
+    recorder = Recorder(store)
+    recorder.read(actors.current(), action, subject, via="cli")
+    if recorder.unsealed() >= 100:
+        recorder.seal()
+
+
 def written(to: str, data: bytes) -> None:
     """Writes a result to a file that isn't there yet, and says so."""
     from pathlib import Path

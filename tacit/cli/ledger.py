@@ -15,6 +15,7 @@ from tacit.cli.common import (
     print_json,
     print_table,
     read_text,
+    recorded,
     written,
 )
 
@@ -50,6 +51,7 @@ def show(
 
     store = open_store(home)
     wanted = [store.run(run)] if run is not None else store.runs()
+    recorded(store, "show", "ledger" if run is None else f"ledger of {wanted[0]['id']}")
     leaves = store.leaves(wanted[0]["id"] if run is not None else None)
     totals = {row["id"]: store.claims(row["id"]) for row in wanted}
     actual = {row["id"]: at_survivors(store, row["id"]) for row in wanted}
@@ -171,7 +173,9 @@ def export(
     """Write the whole ledger to one file, which tacit-verify checks anywhere."""
     from tacit.server.exports import export as exported
 
-    found = exported(open_store(home), to, artifacts)
+    store = open_store(home)
+    recorded(store, "export", "ledger")
+    found = exported(store, to, artifacts)
     if as_json:
         print_json(found)
     else:
@@ -240,4 +244,19 @@ def _what(body: dict[str, Any]) -> str:
     if body["kind"] == "RESTORE":
         known = "unknown" if body["known"] is None else body["known"]
         return f"put back from a backup of {body['size']} leaves; newest known: {known}"
-    return str(body["key"])
+    return str(body["key"]) if body["kind"] == "KEY" else _later(body)
+
+
+def _later(body: dict[str, Any]) -> str:
+    """Of a version's life after its release, and of whose data and reads it is."""
+    kind = body["kind"]
+    if kind == "ACCESS":
+        return f"{body['count']} reads and scores, {body['first']} to {body['last']}"
+    if kind == "ERASURE":
+        return f"{body['stage']}, of population={body['population']}"
+    if kind == "RETIRE":
+        return f"{body['model']}@{body['number']}: {body['reason']}"
+    what = f"{body['model']}@{body['alias']}"
+    if kind != "GATE":
+        what += " -> nothing" if body["number"] is None else f" -> {body['number']}"
+    return f"{what}: {body['reason']}"

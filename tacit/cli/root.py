@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from tacit.cli import (
+    access,
     audit,
     backup,
     clients,
@@ -31,6 +32,7 @@ app.command("client-ledger")(clients.client_ledger)
 app.command("backup")(backup.backup)
 app.command("restore")(backup.restore)
 ledger.app.command("restored")(backup.restored)
+app.add_typer(access.app, name="access")
 app.add_typer(audit.app, name="audit")
 app.add_typer(deploy.app, name="deploy")
 app.add_typer(devices.app, name="devices")
