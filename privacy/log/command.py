@@ -12,7 +12,9 @@ import json
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
+from tacit.privacy import receipts
 from tacit.privacy.errors import StorageError, TacitError
 from tacit.privacy.log import proofs
 from tacit.privacy.log.bundle import Bundle
@@ -35,6 +37,13 @@ def run(arguments: Sequence[str]) -> int:
     try:
         kept = [_text(Path(name)) for name in asked.checkpoint]
         path = Path(asked.file)
+        if receipts.is_receipt(path):
+            if kept or asked.artifacts:
+                raise StorageError(
+                    "--checkpoint and --artifacts are for bundles, not for a receipt"
+                )
+            print(_received(path, receipts.check_file(path, asked.key), asked.json))
+            return 0
         if proofs.is_proof(path):
             if kept or asked.artifacts:
                 raise StorageError("--checkpoint and --artifacts are for bundles, not for a proof")
@@ -118,6 +127,20 @@ def _grown(path: Path, older: Checkpoint, newer: Checkpoint, as_json: bool) -> s
     return _plain(f"{path}: the proof holds: of {newer.origin}'s {newer.size} leaves {began}")
 
 
+def _received(path: Path, found: dict[str, Any], as_json: bool) -> str:
+    """What a receipt shows."""
+    if as_json:
+        return json.dumps({"holds": True, **found})
+    r = found["receipt"]
+    what = f"{r['model']}@{r['number']} (sha256 {r['artifact']}) answered request {r['request']}"
+    what += f" of {r['count']} records as {r['role']} at {r['at']}"
+    where = "no leaf is proven to cover it"
+    if found["leaf"] is not None:
+        where = f"it is under leaf {found['leaf']} of the ledger"
+    some = f"; {found['shown']} records that it shows are among them" if found["shown"] else ""
+    return _plain(f"{path}: the receipt holds: {what}; {where}{some}")
+
+
 def _plain(line: str) -> str:
     """The line without what would move a terminal's cursor: leaves hold what others wrote."""
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
@@ -169,7 +192,9 @@ def _parser() -> argparse.ArgumentParser:
         prog="tacit-verify",
         description="Check an exported tacit ledger: signatures, tree, order, policies, epsilon.",
     )
-    parser.add_argument("file", metavar="BUNDLE", help="from tacit ledger export, or prove")
+    parser.add_argument(
+        "file", metavar="BUNDLE", help="from tacit ledger export, prove, or a receipt"
+    )
     parser.add_argument(
         "--checkpoint",
         action="append",

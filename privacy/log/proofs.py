@@ -88,17 +88,30 @@ def check(path: Path, keys: Sequence[str]) -> dict[str, Any]:
         MessageError: it doesn't hold, or isn't one.
         StorageError: it can't be read.
     """
-    known = _known(keys)
     with _explained(path):
-        found = _object(path, "proof", ("leaf", "index", "size", "proof", "checkpoint"))
+        found = json.loads(_read(path))
+    return check_object(found, keys, str(path))
+
+
+def check_object(found: Any, keys: Sequence[str], what: str = "the proof") -> dict[str, Any]:
+    """As `check`, of a proof that was read.
+
+    Args:
+        found: JSON.
+        keys: as of `check`.
+        what: it is called in an error.
+    """
+    known = _known(keys)
+    with _explained(what):
+        found = _fields(found, "proof", ("leaf", "index", "size", "proof", "checkpoint"))
         text, index = found["leaf"], found["index"]
         hashes = [_digest(digest) for digest in found["proof"]]
         leaf = merkle.leaf_hash(text.encode())
         checkpoint = Checkpoint.parse(open_note(found["checkpoint"], *known))
     if type(index) is not int or found["size"] != checkpoint.size:
-        raise MessageError(f"{path} is of a tree of {found['size']}, and its checkpoint of another")
+        raise MessageError(f"{what} is of a tree of {found['size']}, and its checkpoint of another")
     if not merkle.verify_inclusion(index, checkpoint.size, leaf, hashes, checkpoint.root):
-        raise MessageError(f"{path} doesn't prove that leaf {index} is in the ledger")
+        raise MessageError(f"{what} doesn't prove that leaf {index} is in the ledger")
     return parsed(text)
 
 
@@ -118,7 +131,8 @@ def check_growth(
     """
     known = _known(keys)
     with _explained(path):
-        found = _object(path, "consistency", ("since", "proof", "checkpoint"))
+        found = json.loads(_read(path))
+        found = _fields(found, "consistency", ("since", "proof", "checkpoint"))
         hashes = [_digest(digest) for digest in found["proof"]]
         older, newer = (
             Checkpoint.parse(open_note(found[name], *known)) for name in ("since", "checkpoint")
@@ -155,9 +169,8 @@ def _known(keys: Sequence[str]) -> list[VerifierKey]:
     return [VerifierKey.parse(key) for key in keys]
 
 
-def _object(path: Path, kind: str, names: tuple[str, ...]) -> dict[str, Any]:
+def _fields(found: Any, kind: str, names: tuple[str, ...]) -> dict[str, Any]:
     """A proof's fields, of whatever types they are."""
-    found = json.loads(_read(path))
     if set(found) != {"tacit", "version", *names} or found["tacit"] != kind:
         raise ValueError(f"it hasn't the fields of a {kind}")
     version = found["version"]
@@ -167,7 +180,7 @@ def _object(path: Path, kind: str, names: tuple[str, ...]) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _explained(path: Path) -> Iterator[None]:
+def _explained(path: Path | str) -> Iterator[None]:
     try:
         yield
     except (LookupError, TypeError, ValueError, AttributeError, RecursionError) as error:
