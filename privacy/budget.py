@@ -99,15 +99,20 @@ def caps(plan: PrivacyPlan, epsilon: float | None, record_epsilon: float | None)
 
 
 @functools.lru_cache(maxsize=64)
-def planned(plan: PrivacyPlan) -> Spending:
-    """What a run will have spent when all its planned rounds are released at first attempt."""
+def planned(plan: PrivacyPlan, trains: bool = True) -> Spending:
+    """What a run will have spent when all its planned rounds are released at first attempt.
+
+    Args:
+        plan: of the run.
+        trains: whether its rounds train; those of a rollout only evaluate.
+    """
     spending = Spending({"client": plan.client_delta, "record": plan.record_delta})
     evaluations = 0
     if plan.evaluation is not None:
         every = plan.evaluation.every
         evaluations = plan.rounds // every + (plan.rounds % every > 0)
     parts: list[tuple[Purpose, list[Claim], int]] = [
-        ("train", plan.training(), plan.rounds),
+        ("train", plan.training(), plan.rounds if trains else 0),
         ("evaluate", plan.evaluating(), evaluations),
     ]
     for purpose, claims, count in parts:

@@ -47,6 +47,7 @@ class _Run:
     population: str
     digest: str
     plan: Mapping[str, Any]
+    trains: bool = True
     additions: Additions = field(default_factory=Additions)
     charges: list[Charge] = field(default_factory=list)
     total: Counter[tuple[ClaimKey, Event | None]] = field(default_factory=Counter)
@@ -105,7 +106,8 @@ class Governor:
         """
         kind = leaf["kind"]
         if kind == "PLAN" and leaf["run"] not in self._runs:
-            self._runs[leaf["run"]] = _Run(leaf["population"], leaf["plan"], leaf["body"])
+            trains = "rollout" not in leaf
+            self._runs[leaf["run"]] = _Run(leaf["population"], leaf["plan"], leaf["body"], trains)
             for early in self._early.pop(leaf["run"], []):
                 self._note_charge(early)
         elif kind == "CHARGE":
@@ -174,7 +176,8 @@ class Governor:
         plan = replace(
             read(known.plan), client_delta=deltas["client"], record_delta=deltas["record"]
         )
-        value = planned(plan).epsilon(policy.unit, "public", policy.amplified)
+        planning = planned(plan, known.trains)
+        value = planning.epsilon(policy.unit, "public", policy.amplified)
         if value is not None and value <= policy.review_epsilon:
             return None
         figure = "no epsilon is claimed" if value is None else f"epsilon {value:.4f} is planned"

@@ -22,8 +22,9 @@ from tacit.privacy.errors import ConfigError, MessageError
 from tacit.privacy.ledger import STATED, Spending
 from tacit.privacy.log import plans
 from tacit.privacy.log.custody import Custody
-from tacit.privacy.log.leaves import CUSTODY, LIFE, digest
+from tacit.privacy.log.leaves import CUSTODY, LIFE, MOVES, digest
 from tacit.privacy.log.lifecycle import Life
+from tacit.privacy.log.rollouts import Rollouts
 from tacit.privacy.plan import PrivacyPlan
 from tacit.privacy.plans import read
 
@@ -79,6 +80,7 @@ class Trail:
         self.runs: dict[str, RunTrail] = {}
         self.versions: Counter[str] = Counter()
         self.life = Life()
+        self.rollouts = Rollouts()
         self.custody = Custody()
         self.notes: list[str] = []
         # Leaves before the first KEY are a home's from before there was a tree.
@@ -98,6 +100,10 @@ class Trail:
             yield from self._restore(index, body)
             return
         if kind in LIFE:
+            if kind == "GATE":
+                yield from self.rollouts.gated(index, body)
+            elif kind in MOVES:
+                yield from self.rollouts.moved(body, self.life)
             yield from self.life.take(index, body)
             return
         if kind in CUSTODY:
@@ -172,6 +178,8 @@ class Trail:
         for delta in deltas.values():
             Accountant(delta)  # Raises for one that no epsilon is stated at.
         self.runs[name] = RunTrail(body, plan, claims, Spending(deltas))
+        if "rollout" in body:
+            yield from self.rollouts.planned(index, body, self.life)
         for early, leaf in self._early.pop(name, []):
             for problem in self.take(early, leaf):
                 yield f"(leaf {early}) {problem}"
@@ -185,6 +193,8 @@ class Trail:
             yield f"{what} isn't the next attempt"
         if body["round"] != run.round + 1:
             yield f"{what} is charged when round {run.round} was the last released"
+        if key[2] != "evaluate" and run.leaf["run"] in self.rollouts.runs:
+            yield f"{what} is charged in a rollout, which only evaluates"
         counted = body
         if run.plan is None:
             if index >= self.legacy:
@@ -217,7 +227,12 @@ class Trail:
             yield f"{what} is released under another plan than the run's"
         if body["round"] != run.round + 1:
             yield f"{what} is released after round {run.round}"
-        if "artifact" in body:
+        if body["run"] in self.rollouts.runs:
+            yield from self.rollouts.released(index, body)
+            yield from self._gone(index, body, run)
+        elif "arms" in body:
+            yield f"{what} releases arms, and its run isn't a rollout"
+        elif "artifact" in body:
             yield from self._version(index, body, run)
         elif body["purpose"] == "train":
             yield f"{what} is released without a model"
@@ -243,8 +258,13 @@ class Trail:
                 yield f"names leaf {body['parent']} as its parent, and not {run.release}"
             _words(body, "state", "report")
         self.life.released(index, body)
-        run.round, run.release = body["round"], index
+        run.release = index
         run.artifacts.append((index, body["artifact"]))
+        yield from self._gone(index, body, run)
+
+    def _gone(self, index: int, body: Leaf, run: RunTrail) -> Iterator[str]:
+        """A round is over: what was charged for it is composed, and what is stated looked at."""
+        run.round = body["round"]
         for leaf in run.since:
             run.spending.add(leaf)
         run.since = []
@@ -295,6 +315,7 @@ class Trail:
                 "code": run.leaf["code"],
                 "status": run.status,
                 "released": run.round,
+                "kind": "rollout" if name in self.rollouts.runs else "training",
                 "charges": run.charges,
                 "rows": run.whole().table(),
             }
