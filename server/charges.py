@@ -1,8 +1,8 @@
 """What a run may spend and has spent: draws cohorts, asks the budget, commits charges.
 
 Guarantees: `Charges.charge` returns only when the CHARGE leaf is durable, and charges the
-cohort it commits to. Everything here is rebuilt from the database, so a resumed run knows of
-every charge of its past, released or abandoned.
+cohort it commits to, without whoever has withdrawn before. Everything here is rebuilt from the
+database, so a resumed run knows of every charge of its past, released or abandoned.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ from tacit.privacy.log.leaves import Purpose
 from tacit.privacy.noise import Randomness
 from tacit.privacy.plan import PrivacyPlan
 from tacit.server.cohort import Sampler
+from tacit.server.erasure import withdrawals
+from tacit.server.erasure.handles import Handles
 from tacit.server.governance import Governance
 from tacit.server.store import Store
 
@@ -61,6 +63,8 @@ class Charges:
 
     def __init__(self, run: str, spec: RunSpec, plan: PrivacyPlan, store: Store) -> None:
         self._run, self._plan, self._store = run, plan, store
+        self._population = str(store.run(run)["population"])
+        self._handles, self._out = Handles(self._population), dict[int, str | None]()
         self._randomness = Randomness(spec.seed)
         self._budget: AllOf = caps(plan, spec.budget.epsilon, spec.budget.record_epsilon)
         self._governance = Governance(store)
@@ -76,6 +80,8 @@ class Charges:
         self._sampler = Sampler(plan, self._randomness)
         for purpose, members in store.cohorts(run):
             self._sampler.note(purpose, members)
+        for body in charged:
+            self._sampler.charged(body["purpose"], body["participations"])
 
     def aborts(self, number: int) -> int:
         """How often this round failed; its cohort and central noise aren't drawn again."""
@@ -85,14 +91,19 @@ class Charges:
         """Notes that charges of a round came to nothing; its next attempt draws anew."""
         self._aborted[number] += charges
 
-    def project(self, number: int, evaluates: bool) -> None:
+    def project(self, number: int, evaluates: bool, trains: bool = True) -> None:
         """Asks the run's caps about a round, with all that it will charge.
+
+        Args:
+            number: the round.
+            evaluates: whether it charges an evaluation.
+            trains: whether it charges a training; those of a rollout don't.
 
         Raises:
             BudgetError: a cap refuses it.
         """
         projected = self.spending.copy()
-        for body in self._ahead(number, evaluates):
+        for body in self._ahead(number, evaluates)[0 if trains else 1 :]:
             projected.add(body)
         self._budget.check(projected)
 
@@ -111,6 +122,8 @@ class Charges:
     def charge(self, purpose: Purpose, number: int, evaluates: bool = False) -> Charge:
         """Draws a cohort and commits its charge, before anybody is asked.
 
+        Who has withdrawn by the moment of the commit isn't in it, nor in what is committed to.
+
         Args:
             purpose: "train" or "evaluate".
             number: the round.
@@ -121,20 +134,30 @@ class Charges:
             BudgetError: a policy of the population refuses it.
         """
         log.debug("round %d: draw for %s", number, purpose)
-        cohort = self._sampler.draw(purpose, number, self.aborts(number))
+        drawn = self._sampler.draw(purpose, number, self.aborts(number))
         log.debug("round %d: charge for %s", number, purpose)
         attempt = self._attempts[number, purpose]
-        commitment, salt = self._sampler.commit(cohort)
-        participations = self._sampler.note(purpose, cohort)
-        body = self._leaf(purpose, number, attempt, commitment, participations)
-        asked = [body, *self._ahead(number, evaluates)[1:]]
-        index = self._store.append(
-            body, (salt, cohort), lambda c, at: self._governance.check(c, self._run, asked, at)
-        )
+        with self._store.appending() as (c, book):
+            cohort, members = self._staying(c, drawn)
+            commitment, salt = self._sampler.commit(members)
+            participations = self._sampler.note(purpose, cohort)
+            body = self._leaf(purpose, number, attempt, commitment, participations)
+            asked = [body, *self._ahead(number, evaluates)[1:]]
+            self._governance.check(c, self._run, asked, book.at)
+            index = book.append(body, (salt, members))
         self._attempts[number, purpose] += 1
         self.spending.add(body)
         log.debug("round %d: charged for %s", number, purpose)
         return Charge(number, attempt, purpose, index, cohort)
+
+    def _staying(self, c: Connection, drawn: list[int]) -> tuple[list[int], list[str]]:
+        """Those of a draw who haven't withdrawn by now, and their handles."""
+        out = withdrawals.within(c, self._population)
+        if out != self._out:
+            self._out = out
+            self._handles.forget()
+        cohort = [client for client in drawn if client not in out]
+        return cohort, self._handles.of(c, self._run, cohort)
 
     def _ahead(self, number: int, evaluates: bool) -> list[leaves.Body]:
         """What a round will charge."""

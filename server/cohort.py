@@ -15,6 +15,7 @@ import functools
 import math
 import secrets
 from bisect import bisect_right
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,6 +45,7 @@ class Sampler:
         self._counts: dict[str, NDArray[np.int32]] = {}
         self._most: dict[str, int] = {}
         self._draws: dict[str, int] = {}
+        self._charged: dict[str, int] = {}
 
     def draw(self, purpose: str, round: int, aborts: int) -> list[int]:
         """Members of a cohort, in ascending order; may be empty.
@@ -81,10 +83,14 @@ class Sampler:
         known = participation.bound(
             self._draws.get(purpose, 0) + 1, self._plan.sampling_rate, self._plan.population
         )
-        return max(known, self._most.get(purpose, 0))
+        return max(known, self._most.get(purpose, 0), self._charged.get(purpose, 0))
+
+    def charged(self, purpose: str, participations: int) -> None:
+        """Notes what was charged: no later charge is for fewer, whoever was erased since."""
+        self._charged[purpose] = max(participations, self._charged.get(purpose, 0))
 
     @staticmethod
-    def commit(members: list[int]) -> tuple[str, bytes]:
+    def commit(members: Sequence[int] | Sequence[str]) -> tuple[str, bytes]:
         """A commitment to a cohort and the salt that opens it."""
         salt = secrets.token_bytes(32)
         return leaves.commit(salt, members), salt

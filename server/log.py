@@ -21,7 +21,8 @@ from tacit.privacy.log import leaves, merkle
 from tacit.privacy.log.notes import Checkpoint, SignerKey, sign_note
 from tacit.server import tables as t
 
-Opening = tuple[bytes, Sequence[int]]
+# The salt of a commitment to a cohort, and its members: handles, or numbers as once.
+Opening = tuple[bytes, Sequence[int] | Sequence[str]]
 
 
 def now() -> str:

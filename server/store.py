@@ -25,6 +25,7 @@ from tacit.server import actors, keys
 from tacit.server import log as logs
 from tacit.server import tables as t
 from tacit.server.database import Database, is_sqlite
+from tacit.server.erasure import handles
 from tacit.server.home import Home
 from tacit.server.log import Log, Opening
 
@@ -77,14 +78,21 @@ class Store:
 
     # Runs
 
-    def create_run(self, row: Row, initial: Mapping[str, Any] | None = None) -> None:
+    def create_run(
+        self,
+        row: Row,
+        initial: Mapping[str, Any] | None = None,
+        rollout: Mapping[str, Any] | None = None,
+    ) -> None:
         """Adds a run and its PLAN leaf.
 
         Args:
             row: its id, name, population, spec, plan, their digests and the code.
             initial: the version that it begins with: model, number, release and artifact.
+            rollout: what its rounds evaluate, if they do nothing else.
         """
         begins = {} if initial is None else {"initial": dict(initial)}
+        begins |= {} if rollout is None else {"rollout": dict(rollout)}
         with self.appending() as (c, log):
             log.append({**keys.plan_leaf(row), "actor": actors.current(), **begins})
             more = {"status": "running", "created_at": log.at, "round": 0, "message": ""}
@@ -171,11 +179,15 @@ class Store:
         return ledger.replay([leaf["body"] for leaf in self.spending(run)], deltas).table()
 
     def cohorts(self, run: str) -> list[tuple[str, list[int]]]:
-        """Purpose and members of every cohort drawn in a run, abandoned ones included."""
+        """Purpose and members of every cohort drawn in a run, abandoned ones included.
+
+        Who was erased is among no members (`tacit.server.erasure`).
+        """
         query = sa.select(t.cohorts.c.purpose, t.cohorts.c.members).where(t.cohorts.c.run == run)
         with self.database.reading() as c:
-            rows = c.execute(query.order_by(t.cohorts.c.leaf))
-            return [(purpose, json.loads(members)) for purpose, members in rows]
+            rows = [(p, json.loads(m)) for p, m in c.execute(query.order_by(t.cohorts.c.leaf))]
+            whose = _whose(c, run) if any(isinstance(k, str) for _, m in rows for k in m) else {}
+        return [(purpose, handles.named(members, whose)) for purpose, members in rows]
 
     def abandon_open_charges(self, run: str, reason: str) -> int:
         """Appends an ABANDON for every CHARGE of a run that came to no release.
@@ -253,6 +265,30 @@ class Store:
             assert done.inserted_primary_key is not None
             return {"id": done.inserted_primary_key[0], **row}
 
+    def release_evaluation(self, leaf: Body, round_row: Row, guard: Guard | None = None) -> int:
+        """One transaction: the RELEASE leaf of a rollout's round, and the round.
+
+        Args:
+            leaf: its body, which gets a commitment to ``round_row``.
+            round_row: columns of ``rounds``.
+            guard: see `append`.
+
+        Returns:
+            The leaf's index.
+
+        Raises:
+            StorageError: this round of this run was released before.
+        """
+        run, number = round_row["run"], round_row["round"]
+        with self.appending() as (c, log):
+            if guard is not None:
+                guard(c, log.at)
+            report = sealed(_run_key(c, run), f"round {number}", round_row)
+            index = log.append({**leaf, "report": report})
+            c.execute(t.rounds.insert().values(**round_row))
+            c.execute(t.runs.update().where(t.runs.c.id == run).values(round=number))
+            return index
+
     def versions(self, **where: Any) -> list[Row]:
         """Versions with the given column values, oldest first; metrics as parsed JSON."""
         query = sa.select(t.versions).order_by(t.versions.c.id)
@@ -280,6 +316,12 @@ class Store:
 
 def _key(body: Mapping[str, Any]) -> tuple[int, int, str]:
     return body["round"], body["attempt"], body["purpose"]
+
+
+def _whose(c: Connection, run: str) -> dict[str, int]:
+    """Whose the handles of a run are."""
+    row = c.execute(sa.select(t.runs.c.population, t.runs.c.plan).where(t.runs.c.id == run)).one()
+    return handles.load(c, row.population).clients(run, json.loads(row.plan)["population"])
 
 
 def _shown(row: sa.Row[Any]) -> Row:

@@ -58,8 +58,11 @@ def digest(value: Any) -> str:
     return hashlib.sha256(rfc8785.dumps(value)).hexdigest()
 
 
-def commit(salt: bytes, members: Sequence[int]) -> str:
-    """Commitment to a cohort: SHA-256 over a domain tag, a 32-byte salt and the members."""
+def commit(salt: bytes, members: Sequence[int] | Sequence[str]) -> str:
+    """Commitment to a cohort: SHA-256 over a domain tag, a 32-byte salt and the members.
+
+    Members are random handles, or in ledgers from before there were any, clients' numbers.
+    """
     tag = b"tacit cohort commitment v1"
     return hashlib.sha256(tag + salt + rfc8785.dumps(sorted(members))).hexdigest()
 

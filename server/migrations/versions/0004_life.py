@@ -67,18 +67,21 @@ def _custody() -> None:
 
 
 def _withdrawals() -> None:
-    # Mutable: a client's handle is what erasure destroys.
+    # Mutable: erasure takes the seeds away that lead to a client's handles.
     op.create_table(
-        "handles",
+        "seeds",
         sa.Column("population", sa.String(200), primary_key=True),
-        sa.Column("client", sa.Integer, primary_key=True, autoincrement=False),
-        sa.Column("handle", sa.String(32), nullable=False, unique=True),
+        sa.Column("level", sa.Integer, primary_key=True, autoincrement=False),
+        sa.Column("place", sa.BigInteger, primary_key=True, autoincrement=False),
+        sa.Column("seed", sa.LargeBinary, nullable=False),
+        sqlite_with_rowid=False,
     )
     op.create_table(
         "withdrawals",
         sa.Column("population", sa.String(200), primary_key=True),
         sa.Column("client", sa.Integer, primary_key=True, autoincrement=False),
-        sa.Column("case", sa.String(64), nullable=False, unique=True),
+        sa.Column("case", sa.String(64), nullable=True, unique=True),
+        sqlite_with_rowid=False,
     )
     op.create_table(
         "cases",
@@ -87,7 +90,7 @@ def _withdrawals() -> None:
         sa.Column("state", sa.String(20), nullable=False),
         sa.Column("body", sa.Text, nullable=False),
         # Opens what leaves say of the case under commitment: secret.
-        sa.Column("key", sa.LargeBinary, nullable=False),
+        sa.Column("key", sa.LargeBinary, nullable=True),
     )
 
 
