@@ -13,6 +13,7 @@ from typing import Any
 import hydra
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import QuotedString
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -48,6 +49,56 @@ def compose(overrides: Sequence[str] = ()) -> RunSpec:
     """
     with _initialized():
         return RunSpec.from_dict(_compose(_grouped(overrides)))
+
+
+def changed(spec: RunSpec, overrides: Sequence[str]) -> RunSpec:
+    """A spec with some settings changed.
+
+    Args:
+        spec: as it was.
+        overrides: single settings, such as ``cohort=200``; choices among YAML files
+            (``privacy.client=none``) aren't to be had here.
+
+    Raises:
+        ConfigError: naming the setting, and what would be legal.
+
+    Example:
+        >>> changed(compose(["experiment=digits"]), ["cohort=30"]).cohort
+        30.0
+    """
+    found = spec.to_dict()
+    for override in overrides:
+        key, equals, value = override.partition("=")
+        *nodes, last = key.split(".")
+        place: Any = found
+        for name in nodes:
+            place = place.get(name) if isinstance(place, dict) else None
+        if not equals or not isinstance(place, dict) or last not in place:
+            near = difflib.get_close_matches(key, _flat(found), n=1, cutoff=0.5)
+            hint = f"did you mean {near[0]}?" if near else "write key=value"
+            raise ConfigError(f"{override!r} is not a setting", hint)
+        if isinstance(place[last], dict):
+            raise ConfigError(f"{override}: {key} has fields of its own", "set one of them")
+        place[last] = _value(override)
+    return RunSpec.from_dict(found)
+
+
+def _value(override: str) -> Any:
+    """What an override sets, in Hydra's grammar."""
+    try:
+        found = OverridesParser.create().parse_override(override).value()
+    except HydraException as error:
+        raise ConfigError(_one_line(error)) from error
+    return found.text if isinstance(found, QuotedString) else found
+
+
+def _flat(node: Mapping[str, Any], path: str = "") -> list[str]:
+    """The names of all single settings."""
+    found: list[str] = []
+    for key, value in node.items():
+        name = f"{path}{key}"
+        found += _flat(value, f"{name}.") if isinstance(value, dict) else [name]
+    return found
 
 
 def sweep(overrides: Sequence[str]) -> list[list[str]]:

@@ -82,6 +82,7 @@ class _Home:
         self._status: dict[str, tuple[int, Leaf]] = {}
         self._charges: dict[int, Leaf] = {}
         self._releases: dict[int, Leaf] = {}
+        self._evaluations: dict[int, Leaf] = {}
 
     def parts(
         self, progress: Callable[[int], None] | None
@@ -134,6 +135,8 @@ class _Home:
             self._charges[index] = body
         elif kind == "RELEASE" and "artifact" in body:
             self._releases[index] = body
+        elif kind == "RELEASE" and "arms" in body:
+            self._evaluations[index] = body
 
     def _nodes(self) -> Iterator[Problem]:
         tree, size = self._verifier.tree, self._verifier.tree.size
@@ -192,6 +195,9 @@ class _Home:
         newer = [body for body in releases if "state" in body]
         if newer:
             due |= {"round": newer[-1]["round"], "state": newer[-1]["state"]}
+        rolled = [body for body in self._evaluations.values() if body["run"] == name]
+        if rolled:
+            due["round"] = rolled[-1]["round"]
         status = self._status.get(name)
         if status is not None:
             due["status"] = status[1]["status"]
@@ -263,7 +269,7 @@ class _Home:
     def _rounds(self) -> Iterator[Problem]:
         opening = {row.id: row.key for row in self._c.execute(sa.select(t.runs))}
         rows = {(row.run, row.round): dict(row._mapping) for row in self._c.execute(_ROUNDS)}
-        for index, body in self._releases.items():
+        for index, body in (self._releases | self._evaluations).items():
             row = rows.pop((body["run"], body["round"]), None)
             if row is None:
                 yield index, f"the report of run={body['run']} round={body['round']} is gone"

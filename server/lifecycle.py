@@ -21,6 +21,7 @@ from sqlalchemy.engine import Connection
 from tacit.privacy.errors import ConfigError, ConflictError, MissingError, StorageError
 from tacit.privacy.log.leaves import LIFE, Body
 from tacit.privacy.log.lifecycle import LONGEST, NEVER, check_alias
+from tacit.server import gates
 from tacit.server import tables as t
 from tacit.server.log import Log
 from tacit.server.store import Row, Store
@@ -81,12 +82,12 @@ class Lifecycle:
 
     Args:
         store: of the home.
-        checks: asked within the transaction of each move, with its leaf; what one raises refuses
-            it. Gates are asked here.
+        checks: asked within the transaction of each move, with its leaf, after the gates; what
+            one raises refuses it.
     """
 
     def __init__(self, store: Store, checks: Sequence[Check] = ()) -> None:
-        self._store, self._checks = store, tuple(checks)
+        self._store, self._checks = store, (gates.check, *checks)
 
     # Looking
 
@@ -159,7 +160,8 @@ class Lifecycle:
 
         Raises:
             ConflictError: the alias was moved meanwhile.
-            ConfigError: the alias or the words aren't fit for it.
+            ConfigError: the alias or the words aren't fit for it, or a gate doesn't let the
+                version pass.
             StorageError: there is no such version, or it is retired.
         """
         more = {"kind": "DEPLOY", "evidence": list(evidence), "forced": forced}

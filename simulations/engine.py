@@ -136,7 +136,7 @@ def simulate(
     store = Store(place)
     try:
         if resume is None:
-            spec = _settled(build.compose(overrides))
+            spec = decided(build.compose(overrides))
             device(spec)  # Refused before there is a run.
             found = check(task, spec) if task is not None else load(spec)
             run = runs.create(spec, found, store)
@@ -146,7 +146,7 @@ def simulate(
             found = check(task, spec) if task is not None else load(spec)
         if started is not None:
             started(run, spec)
-        with torch.random.fork_rng(devices=[]), _threads(spec.threads):
+        with torch.random.fork_rng(devices=[]), bounded_threads(spec.threads):
             updates, seconds = _run(run, spec, found, store, place, progress, (trainer, workers))
         result = summary(store, run["id"], updates / max(seconds, 1e-9), began)
         report.write(store, run["id"], result.claims)
@@ -167,8 +167,8 @@ def _run(
     """Runs the rounds; returns how many clients answered, and in what time."""
     directory = LocalDirectory()
     updates, seconds = 0, 0.0
-    with contextlib.closing(_grid(task, spec, directory, *how)) as grid:
-        legs = _legs(grid, spec)
+    with contextlib.closing(simulated_grid(task, spec, directory, *how)) as grid:
+        legs = simulated_legs(grid, spec)
         with runs.coordinator(run, task, store, home, legs, directory) as coordinator:
             for result in coordinator.rounds():
                 updates += result.asked
@@ -178,7 +178,7 @@ def _run(
     return updates, seconds
 
 
-def _grid(
+def simulated_grid(
     task: Task,
     spec: RunSpec,
     directory: LocalDirectory,
@@ -217,7 +217,7 @@ def _grid(
     return PooledGrid(app, spec.clients, config, ahead=ahead, workers=1 if alone else workers)
 
 
-def _settled(spec: RunSpec) -> RunSpec:
+def decided(spec: RunSpec) -> RunSpec:
     """The configuration with the protocol of secure aggregation decided."""
     if spec.secure.protocol != "auto":
         return spec
@@ -225,7 +225,7 @@ def _settled(spec: RunSpec) -> RunSpec:
     return dataclasses.replace(spec, secure=dataclasses.replace(spec.secure, protocol=protocol))
 
 
-def _legs(grid: InProcessGrid, spec: RunSpec) -> Legs:
+def simulated_legs(grid: InProcessGrid, spec: RunSpec) -> Legs:
     """The legs of a simulation, with the faults that its configuration asks for."""
     if not spec.faults.active:
         return Legs(grid, grid.nodes)
@@ -261,7 +261,7 @@ def summary(store: Store, identifier: str, rate: float, began: float) -> Result:
 
 
 @contextlib.contextmanager
-def _threads(count: int) -> Iterator[None]:
+def bounded_threads(count: int) -> Iterator[None]:
     """Threads of torch and of numpy's BLAS, and the caller's numbers again afterwards."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)

@@ -91,7 +91,9 @@ class Rollouts:
             self.gates[body["model"], body["alias"]] = (index, gate)
 
     def planned(self, index: int, body: Leaf, life: Life) -> Iterator[str]:
-        """What is wrong with the PLAN leaf of a rollout."""
+        """What is wrong with a PLAN leaf, if it is a rollout's."""
+        if "rollout" not in body:
+            return
         self.note(index, body)
         found, run = self.runs[body["run"]], body["run"]
         rollout, plan = found.rollout, found.plan

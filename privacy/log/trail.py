@@ -100,11 +100,7 @@ class Trail:
             yield from self._restore(index, body)
             return
         if kind in LIFE:
-            if kind == "GATE":
-                yield from self.rollouts.gated(index, body)
-            elif kind in MOVES:
-                yield from self.rollouts.moved(body, self.life)
-            yield from self.life.take(index, body)
+            yield from self._life(index, body)
             return
         if kind in CUSTODY:
             yield from self.custody.take(index, body)
@@ -138,6 +134,13 @@ class Trail:
             run.spending, run.since = run.whole(), []
 
     # Kinds
+
+    def _life(self, index: int, body: Leaf) -> Iterator[str]:
+        if body["kind"] == "GATE":
+            yield from self.rollouts.gated(index, body)
+        elif body["kind"] in MOVES:
+            yield from self.rollouts.moved(body, self.life)
+        yield from self.life.take(index, body)
 
     def _restore(self, index: int, body: Leaf) -> Iterator[str]:
         size, known = body["size"], body["known"]
@@ -178,8 +181,7 @@ class Trail:
         for delta in deltas.values():
             Accountant(delta)  # Raises for one that no epsilon is stated at.
         self.runs[name] = RunTrail(body, plan, claims, Spending(deltas))
-        if "rollout" in body:
-            yield from self.rollouts.planned(index, body, self.life)
+        yield from self.rollouts.planned(index, body, self.life)
         for early, leaf in self._early.pop(name, []):
             for problem in self.take(early, leaf):
                 yield f"(leaf {early}) {problem}"
