@@ -36,7 +36,7 @@ class Limits:
     session: float = 8 * 3600.0
     sessions: int = 16
     seal: float = 60.0
-    seal_rows: int = 1000
+    seal_rows: int = 10_000
 
     def __post_init__(self) -> None:
         for each in dataclasses.fields(self):
