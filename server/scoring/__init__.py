@@ -1,0 +1,1 @@
+"""Scoring: the champion answers, others run beside it, and every answer has its receipt."""

@@ -1,0 +1,220 @@
+"""How aliases stand: which version answers for each, loaded, and which one it falls back to.
+
+Guarantees: an alias's stand is swapped whole, after what it names is loaded and checked; whoever
+holds the stand before goes on with it. If what an alias names can't be loaded, the newest version
+that it could be rolled back to answers in its place, and the stand, the log and every answer say
+so. What an alias was rolled back from, and what was retired, never answers for it.
+
+What stands is as new as the last look at the ledger, `Settings.look` ago: an answer's receipt
+names the move that it knew of.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+
+from tacit.privacy.errors import MissingError, StorageError, TacitError
+from tacit.privacy.log.lifecycle import NEVER
+from tacit.server import log as logs
+from tacit.server import tables as t
+from tacit.server.lifecycle import CHAMPION, Lifecycle
+from tacit.server.registry import ModelRegistry
+from tacit.server.scoring.model import Loader, Served
+from tacit.server.store import Row, Store
+
+log = logging.getLogger("tacit.scoring")
+
+SHADOW, CHALLENGER = "shadow", "challenger"
+# Seconds after which a version that couldn't be loaded is tried again.
+_AGAIN = 10.0
+
+Name = tuple[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Stand:
+    """How an alias of a model stands.
+
+    Attributes:
+        leaf: the move in force.
+        number: that it names.
+        serving: what answers; None if nothing can.
+        before: the last good version, for when ``serving`` fails or is late; None if there is
+            none.
+        problem: why the version that is named doesn't answer; "" if it does.
+    """
+
+    leaf: int
+    number: int
+    serving: Served | None
+    before: Served | None
+    problem: str = ""
+
+
+class Stands:
+    """The stands of a home's aliases, kept by one thread.
+
+    Args:
+        store: of the home.
+        registry: its versions.
+        lifecycle: its aliases.
+        loader: of versions.
+        look: seconds between two looks at the ledger.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        registry: ModelRegistry,
+        lifecycle: Lifecycle,
+        loader: Loader,
+        look: float,
+    ) -> None:
+        self._store, self._registry = store, registry
+        self._lifecycle, self._loader, self._look = lifecycle, loader, look
+        # Replaced, never changed.
+        self._stands: dict[Name, Stand] = {}
+        self._wanted: dict[str, set[str]] = {}
+        self._asked: queue.SimpleQueue[tuple[Name, Future[Stand]] | None] = queue.SimpleQueue()
+        self._seen: tuple[Any, ...] = ()
+        self._tried = 0.0
+        # Why nothing may be answered any more; "" if it may.
+        self.ended = ""
+        self._thread = threading.Thread(target=self._run, name="tacit-stands", daemon=True)
+        self._thread.start()
+
+    def now(self, model: str, alias: str) -> Stand | None:
+        """How an alias stands, if it was asked for before."""
+        return self._stands.get((model, alias))
+
+    def of(self, model: str) -> dict[str, Stand]:
+        """How a model's aliases stand, of those that are looked after."""
+        return {alias: stand for (name, alias), stand in self._stands.items() if name == model}
+
+    def ask(self, model: str, alias: str) -> Future[Stand]:
+        """Has an alias looked after from now on; fails with `MissingError` if it names nothing."""
+        future: Future[Stand] = Future()
+        self._asked.put(((model, alias), future))
+        return future
+
+    def stop(self) -> None:
+        """Ends the thread."""
+        self._asked.put(None)
+        self._thread.join()
+
+    def _run(self) -> None:
+        while True:
+            try:
+                asked = self._asked.get(timeout=self._look)
+                if asked is None:
+                    return
+                self._answer(*asked)
+            except queue.Empty:
+                pass
+            try:
+                self._refresh()
+            except (TacitError, sa.exc.SQLAlchemyError) as error:
+                log.warning("the ledger can't be looked at: %s", error)
+
+    def _answer(self, name: Name, future: Future[Stand]) -> None:
+        try:
+            if name not in self._stands:
+                self._stand_up(*name)
+            found = self._stands.get(name)
+            if found is None:
+                raise MissingError(f"{name[0]}@{name[1]} names no version")
+        except (TacitError, sa.exc.SQLAlchemyError) as error:
+            if not future.cancelled():
+                future.set_exception(error)
+            return
+        if future.set_running_or_notify_cancel():
+            future.set_result(found)
+
+    def _stand_up(self, model: str, alias: str) -> None:
+        aliases = {alias, *((SHADOW, CHALLENGER) if alias == CHAMPION else ())}
+        stands = self._stood(model, aliases)
+        if (model, alias) in stands:
+            self._wanted.setdefault(model, set()).update(aliases)
+            self._stands = {**self._stands, **stands}
+
+    def _refresh(self) -> None:
+        """Looks whether anything moved; loads what is new, then swaps."""
+        with self._store.database.reading() as c:
+            newest = [c.execute(sa.select(sa.func.max(of))).scalar() for of in _WATCHED]
+            key = logs.newest_key(c)
+        if key != str(self._store.signer.verifier) and not self.ended:
+            self.ended = "the ledger's key was changed: the operator has to start scoring again"
+            log.error(self.ended)
+        again = time.monotonic() - self._tried > _AGAIN
+        if tuple(newest) == self._seen and not (
+            again and any(stand.problem for stand in self._stands.values())
+        ):
+            return
+        self._tried = time.monotonic()
+        stands: dict[Name, Stand] = {}
+        for model, aliases in self._wanted.items():
+            stands |= self._stood(model, aliases)
+        self._stands, self._seen = stands, tuple(newest)
+
+    def _stood(self, model: str, aliases: set[str]) -> dict[Name, Stand]:
+        """How aliases stand, by the ledger as it is now."""
+        trails = dict.fromkeys(aliases, NEVER)
+        retired = set()
+        for row in self._lifecycle.history(model):
+            body = row["body"]
+            if body["kind"] == "RETIRE":
+                retired.add(body["number"])
+            elif body["kind"] != "GATE" and body["alias"] in trails:
+                trail = trails[body["alias"]]
+                trails[body["alias"]] = trail.follow(row["index"], body["kind"], body["number"])
+        found = {}
+        for alias, trail in trails.items():
+            if trail.number is not None:
+                past = [number for number in trail.past[::-1] if number not in retired]
+                found[model, alias] = self._loaded(model, alias, trail.leaf, trail.number, past)
+        return found
+
+    def _loaded(self, model: str, alias: str, leaf: int, number: int, past: Sequence[int]) -> Stand:
+        known = self._stands.get((model, alias))
+        serving, problem = self._load(model, number)
+        before = self._first(model, [n for n in past if n != number])
+        if serving is not None:
+            return Stand(leaf, number, serving, before)
+        stand = Stand(leaf, number, before, None, problem)
+        if known is None or known.problem != problem:
+            instead = f"{model}@{before.number} goes on" if before else "NOTHING answers"
+            log.error(
+                "%s@%s names version %s, which can't be served: %s; %s",
+                *(model, alias, number, problem, instead),
+            )
+        return stand
+
+    def _first(self, model: str, numbers: Sequence[int]) -> Served | None:
+        """The first of some versions that can be loaded."""
+        for number in numbers:
+            found, problem = self._load(model, number)
+            if found is not None:
+                return found
+            log.warning("%s@%s can't be fallen back to: %s", model, number, problem)
+        return None
+
+    def _load(self, model: str, number: int) -> tuple[Served | None, str]:
+        try:
+            row: Row = self._registry.find(f"{model}@{number}")
+            return self._loader.load(row), ""
+        except StorageError as error:
+            return None, error.message
+        except TacitError as error:
+            return None, str(error)
+
+
+_WATCHED = (t.moves.c.leaf, t.retirements.c.leaf)
