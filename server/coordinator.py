@@ -20,7 +20,7 @@ import numpy as np
 
 from tacit.configs.spec import RunSpec
 from tacit.privacy import accountant, mechanisms
-from tacit.privacy.errors import BudgetError, RoundError, ShortfallError
+from tacit.privacy.errors import BudgetError, ConfigError, RoundError, ShortfallError
 from tacit.privacy.ledger import STATED
 from tacit.privacy.messages import EvaluateRequest, TrainRequest
 from tacit.privacy.noise import Floats, Randomness
@@ -77,6 +77,9 @@ class Coordinator:
         store: ledger, versions, state.
         legs: to the clients.
         directory: the clients' public keys, which secure aggregation needs.
+
+    Raises:
+        ConfigError: the run is a rollout, whose rounds only evaluate.
     """
 
     def __init__(
@@ -89,6 +92,9 @@ class Coordinator:
         legs: Legs,
         directory: Directory | None = None,
     ) -> None:
+        if any("rollout" in leaf["body"] for leaf in store.leaves(run["id"], ("PLAN",))):
+            hint = f"tacit rollout --resume {run['id']} goes on"
+            raise ConfigError(f"run={run['id']} is a rollout; it doesn't train", hint)
         self.run, self.spec, self.plan, self.model = run, spec, plan, model
         self._store, self._legs = store, legs
         self._registry = ModelRegistry(store.home, store)

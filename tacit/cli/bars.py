@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from tacit.configs.spec import RunSpec
     from tacit.server.coordinator import RoundResult
+    from tacit.server.rollout import RolloutResult
     from tacit.server.store import Row
 
 Started = Callable[["Row", "RunSpec"], None]
@@ -39,6 +40,31 @@ def rounds_bar() -> Iterator[tuple[Started, Progress]]:
             bars.update(task, completed=result.round, shown=shown)
             tenth = max(1, rounds // 10)
             if not console.is_terminal and (result.round % tenth == 0 or result.round == 1):
+                print(f"round {result.round}/{rounds}: {shown}", file=sys.stderr)
+
+        yield started, progress
+
+
+@contextlib.contextmanager
+def rollout_bar() -> Iterator[tuple[Started, Callable[[RolloutResult], None]]]:
+    """One rollout's rounds, with what each arm released."""
+    with _bars() as (console, bars):
+        task = bars.add_task("starting", total=None, shown="")
+        rounds = 1
+
+        def started(run: Row, spec: RunSpec) -> None:
+            nonlocal rounds
+            rounds = spec.rounds
+            bars.update(task, description=run["name"], total=rounds, completed=run["round"])
+            if not console.is_terminal:
+                print(f"rollout {run['id']}: {rounds} rounds", file=sys.stderr)
+
+        def progress(result: RolloutResult) -> None:
+            shown = ", ".join(
+                f"@{arm.arm.number} accuracy {arm.metrics['accuracy']:.3f}" for arm in result.arms
+            )
+            bars.update(task, completed=result.round, shown=shown)
+            if not console.is_terminal:
                 print(f"round {result.round}/{rounds}: {shown}", file=sys.stderr)
 
         yield started, progress

@@ -224,14 +224,15 @@ def stderr() -> Any:
 
 def _what(body: dict[str, Any]) -> str:
     if body["kind"] == "RELEASE":
-        name = f"{body['name']}@{body['number']} " if "name" in body else ""
-        return f"{name}under charge {body['charge']}"
+        return f"{_released(body)}under charge {body['charge']}"
     if body["kind"] == "ABANDON":
         return f"nothing revealed: {body['reason']}"
     if body["kind"] == "CHARGE":
         return f"attempt {body['attempt']}, plan {str(body['plan'])[:12]}"
     if body["kind"] == "PLAN":
-        return f"{body['name']} on population={body['population']}, plan {body['plan'][:12]}"
+        mode = f"{body['rollout']['mode']} rollout of " if "rollout" in body else ""
+        what = f"{mode}{body['name']} on population={body['population']}"
+        return f"{what}, plan {body['plan'][:12]}"
     if body["kind"] == "STATUS":
         return str(body["status"])
     if body["kind"] == "POLICY":
@@ -245,6 +246,13 @@ def _what(body: dict[str, Any]) -> str:
         known = "unknown" if body["known"] is None else body["known"]
         return f"put back from a backup of {body['size']} leaves; newest known: {known}"
     return str(body["key"]) if body["kind"] == "KEY" else _later(body)
+
+
+def _released(body: dict[str, Any]) -> str:
+    """What a RELEASE names: a version, or those that a rollout evaluated."""
+    if "arms" in body:
+        return f"versions {', '.join(str(arm['number']) for arm in body['arms'])} evaluated, "
+    return f"{body['name']}@{body['number']} " if "name" in body else ""
 
 
 def _later(body: dict[str, Any]) -> str:

@@ -11,9 +11,11 @@ from tacit.cli import (
     clients,
     deploy,
     devices,
+    gate,
     ledger,
     models,
     plan,
+    rollout,
     runs,
     serve,
     simulate,
@@ -28,6 +30,7 @@ app = typer.Typer(
 app.command("simulate")(simulate.simulate)
 app.command("serve")(serve.serve)
 app.command("plan")(plan.plan)
+app.command("rollout")(rollout.rollout)
 app.command("client-ledger")(clients.client_ledger)
 app.command("backup")(backup.backup)
 app.command("restore")(backup.restore)
@@ -36,6 +39,7 @@ app.add_typer(access.app, name="access")
 app.add_typer(audit.app, name="audit")
 app.add_typer(deploy.app, name="deploy")
 app.add_typer(devices.app, name="devices")
+app.add_typer(gate.app, name="gate")
 app.add_typer(ledger.app, name="ledger")
 app.add_typer(models.app, name="models")
 app.add_typer(runs.app, name="runs")

@@ -17,15 +17,28 @@ def _group() -> None:
 @app.command("list")
 def list_(as_json: JsonOption = False, home: HomeOption = None) -> None:
     """List runs, oldest first."""
-    rows = open_store(home).runs()
+    store = open_store(home)
+    plans = {leaf["run"]: leaf["body"] for leaf in store.leaves(kinds=("PLAN",))}
+    rows = [
+        {**row, "kind": "rollout" if "rollout" in plans.get(row["id"], {}) else "training"}
+        for row in store.runs()
+    ]
     if as_json:
         print_json(rows)
         return
     print_table(
         "runs",
-        ["run", "model", "status", "round", "started", "message"],
+        ["run", "kind", "model", "status", "round", "started", "message"],
         [
-            (r["id"], r["name"], r["status"], r["round"], r["created_at"], r["message"])
+            (
+                r["id"],
+                r["kind"],
+                r["name"],
+                r["status"],
+                r["round"],
+                r["created_at"],
+                r["message"],
+            )
             for r in rows
         ],
     )
