@@ -55,3 +55,23 @@ def document(body: bytes) -> bytes:
 def manifest(body: bytes) -> bytes:
     """Of the coordinator: the graphs of this manifest are for devices (`tacit.protocol.folder`)."""
     return derive("device manifest", body)
+
+
+def withdrawal(population: str, client: int, ledger: str, at: str, nonce: bytes) -> bytes:
+    """Of a client that takes part no more (`tacit.protocol.withdrawal`).
+
+    Args:
+        population: it withdraws from.
+        client: its number there.
+        ledger: origin of the ledger that is to note it.
+        at: when it was signed, ISO 8601.
+        nonce: fresh, `NONCE_BYTES` long.
+    """
+    return derive(
+        "withdrawal",
+        population.encode(),
+        str(client).encode(),
+        ledger.encode(),
+        at.encode(),
+        nonce,
+    )

@@ -54,6 +54,8 @@ def run(arguments: Sequence[str]) -> int:
         return _run(home, asked.data, asked.once)
     if asked.command == "status":
         return _status(home, asked.json)
+    if asked.command == "withdraw":
+        return _withdraw(home, asked)
     return _check(home, asked.data)
 
 
@@ -68,10 +70,14 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--once", action="store_true", help="end when the gateway sends one away")
     status = commands.add_parser("status", help="what this device spent, and what it refused")
     status.add_argument("--json", action="store_true", help="as JSON")
+    withdraw = commands.add_parser("withdraw", help="sign that this device takes part no more")
+    withdraw.add_argument("--to", metavar="FILE", required=True, help="to hand to the operator")
+    withdraw.add_argument("--ledger", metavar="NAME", help="the operator's ledger")
+    withdraw.add_argument("--checkpoint", metavar="FILE", help="one of it, instead")
     check = commands.add_parser("check", help="whether all is there that run needs")
     for command in (run, check):
         command.add_argument("--data", metavar="FILE.npz", help="records, instead of agent.toml's")
-    for command in (enrol, run, status, check):
+    for command in (enrol, run, status, withdraw, check):
         command.add_argument("--home", metavar="DIR", default=_HOME, help=f"its folder ({_HOME})")
     return parser
 
@@ -147,6 +153,21 @@ def _status(path: Path, as_json: bool) -> int:
         print(f"{name:<20} {value}")
     for name, value in (spent or {"participations": 0}).items():
         print(f"{name:<20} {json.dumps(value) if isinstance(value, dict) else value}")
+    return 0
+
+
+def _withdraw(path: Path, asked: argparse.Namespace) -> int:
+    """Offline; the agent goes on until its owner stops it."""
+    from tacit.client import withdrawing
+    from tacit.client.edge.home import Home
+
+    home = Home(path)
+    who = home.enrolled()
+    checkpoint = Path(asked.checkpoint) if asked.checkpoint else None
+    ledger = withdrawing.origin(asked.ledger, checkpoint)
+    made = withdrawing.from_identity(home.identity(), who.population, who.client, ledger)
+    withdrawing.write(made, Path(asked.to))
+    print(json.dumps({"client": who.client, "population": who.population, "file": asked.to}))
     return 0
 
 

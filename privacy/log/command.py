@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from tacit.privacy import receipts
+from tacit.privacy import erasure, receipts
 from tacit.privacy.errors import StorageError, TacitError
 from tacit.privacy.log import proofs
 from tacit.privacy.log.bundle import Bundle
@@ -37,24 +37,9 @@ def run(arguments: Sequence[str]) -> int:
     try:
         kept = [_text(Path(name)) for name in asked.checkpoint]
         path = Path(asked.file)
-        if receipts.is_receipt(path):
-            if kept or asked.artifacts:
-                raise StorageError(
-                    "--checkpoint and --artifacts are for bundles, not for a receipt"
-                )
-            print(_received(path, receipts.check_file(path, asked.key), asked.json))
-            return 0
-        if proofs.is_proof(path):
-            if kept or asked.artifacts:
-                raise StorageError("--checkpoint and --artifacts are for bundles, not for a proof")
-            leaf = proofs.check(path, asked.key)
-            said = _plain(f"{path}: the proof holds, of {json.dumps(leaf)}")
-            print(json.dumps({"holds": True, "leaf": leaf}) if asked.json else said)
-            return 0
-        if proofs.is_growth(path):
-            if asked.artifacts:
-                raise StorageError("--artifacts is for bundles, not for a proof")
-            print(_grown(path, *proofs.check_growth(path, asked.key, kept), asked.json))
+        shown = _beside_bundles(path, asked, kept)
+        if shown is not None:
+            print(shown)
             return 0
         artifacts = Path(asked.artifacts) if asked.artifacts else None
         report = verify(path, kept, asked.key, artifacts)
@@ -114,6 +99,41 @@ def described(report: Report) -> str:
     lines += [f"WRONG {finding}" for finding in report.findings]
     lines.append("all holds" if report.holds else f"{len(report.findings)} findings: DOES NOT HOLD")
     return "\n".join(map(_plain, lines))
+
+
+def _beside_bundles(path: Path, asked: argparse.Namespace, kept: Sequence[str]) -> str | None:
+    """What a file shows that is a receipt, a report or a proof and holds; None for a bundle."""
+    if proofs.is_growth(path) and not receipts.is_receipt(path):
+        if asked.artifacts:
+            raise StorageError("--artifacts is for bundles, not for a proof")
+        return _grown(path, *proofs.check_growth(path, asked.key, kept), asked.json)
+    # A receipt and a report may have proofs inside.
+    kinds = {
+        "receipt": receipts.is_receipt,
+        "report": erasure.is_report,
+        "proof": proofs.is_proof,
+    }
+    kind = next((name for name, fits in kinds.items() if fits(path)), None)
+    if kind is None:
+        return None
+    if kept or asked.artifacts:
+        raise StorageError(f"--checkpoint and --artifacts are for bundles, not for a {kind}")
+    if kind == "receipt":
+        return _received(path, receipts.check_file(path, asked.key), asked.json)
+    if kind == "report":
+        return _erased(path, erasure.check_file(path, asked.key), asked.json)
+    leaf = proofs.check(path, asked.key)
+    if asked.json:
+        return json.dumps({"holds": True, "leaf": leaf})
+    return _plain(f"{path}: the proof holds, of {json.dumps(leaf)}")
+
+
+def _erased(path: Path, leaves: Sequence[dict[str, Any]], as_json: bool) -> str:
+    """What a report of an erasure shows."""
+    if as_json:
+        return json.dumps({"holds": True, "leaves": leaves})
+    stages = ", ".join(f"{leaf['stage']} at {leaf['at']}" for leaf in leaves)
+    return _plain(f"{path}: the report holds; case {leaves[0]['case']}: {stages}")
 
 
 def _grown(path: Path, older: Checkpoint, newer: Checkpoint, as_json: bool) -> str:

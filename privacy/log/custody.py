@@ -2,7 +2,7 @@
 
 Part of the verifier (`tacit.privacy.log.trail`). Guarantees of ACCESS leaves: each covers the rows
 right after those of the one before, from the first row on, so none was left out between two, and
-none is under two.
+none is under two. Those of ERASURE are followed by `tacit.privacy.log.erasures`.
 
 It doesn't guarantee that a row says what happened, nor see rows at all: the operator's check
 (`tacit ledger verify`) holds them against the roots, and `covered` one that somebody was given.
@@ -16,6 +16,7 @@ from typing import Any
 
 from tacit.privacy.errors import MessageError
 from tacit.privacy.log import merkle
+from tacit.privacy.log.erasures import Erasures
 
 Leaf = Mapping[str, Any]
 _ROOT = re.compile(r"[0-9a-f]{64}")
@@ -26,6 +27,7 @@ class Custody:
 
     def __init__(self) -> None:
         self.last = 0
+        self._erasures = Erasures()
 
     def take(self, index: int, body: Leaf) -> Iterator[str]:
         """What is wrong with the next leaf of these kinds."""
@@ -33,6 +35,8 @@ class Custody:
             yield f"{body['kind']} is of run={body['run']}, and is of none"
         if body["kind"] == "ACCESS":
             yield from self._access(body)
+        else:
+            yield from self._erasures.take(body)
 
     def _access(self, body: Leaf) -> Iterator[str]:
         first, last, count = (_whole(body, name) for name in ("first", "last", "count"))

@@ -11,14 +11,17 @@ from tacit.cli import (
     clients,
     deploy,
     devices,
+    erase,
     gate,
     ledger,
     models,
     plan,
     rollout,
     runs,
+    score,
     serve,
     simulate,
+    withdraw,
 )
 
 app = typer.Typer(
@@ -31,6 +34,8 @@ app.command("simulate")(simulate.simulate)
 app.command("serve")(serve.serve)
 app.command("plan")(plan.plan)
 app.command("rollout")(rollout.rollout)
+app.command("score")(score.score)
+app.command("withdraw")(withdraw.withdraw)
 app.command("client-ledger")(clients.client_ledger)
 app.command("backup")(backup.backup)
 app.command("restore")(backup.restore)
@@ -40,6 +45,7 @@ app.add_typer(audit.app, name="audit")
 app.add_typer(deploy.app, name="deploy")
 app.add_typer(devices.app, name="devices")
 app.add_typer(gate.app, name="gate")
+app.add_typer(erase.app, name="erase")
 app.add_typer(ledger.app, name="ledger")
 app.add_typer(models.app, name="models")
 app.add_typer(runs.app, name="runs")
