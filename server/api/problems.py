@@ -133,7 +133,13 @@ def register(app: FastAPI) -> None:
         detail = "the request isn't of the form that is described"
         return problem(422, request.state.request, detail, {"errors": errors})
 
+    async def busy(request: Request, error: Exception) -> Response:
+        log.error("request %s: %s", request.state.request, type(error).__name__)
+        return problem(503, request.state.request, BUSY)
+
     app.add_exception_handler(TacitError, tacit_error)
+    # All connections to the database are taken, for half a minute.
+    app.add_exception_handler(sa.exc.TimeoutError, busy)
     app.add_exception_handler(HTTPException, http_error)
     app.add_exception_handler(RequestValidationError, invalid)
 

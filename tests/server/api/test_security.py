@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import pytest
+import sqlalchemy as sa
 from fastapi import APIRouter, Depends
 from fastapi.testclient import TestClient
 
@@ -49,6 +50,7 @@ def failing() -> APIRouter:
         "state": StorageError("digits@3 was retired, by leaf 4"),
         "path": StorageError("artifact /srv/tacit/artifacts/ab is corrupted"),
         "budget": BudgetError("the policy allows epsilon=1"),
+        "busy": sa.exc.TimeoutError("QueuePool limit of size 5"),
         "bug": ZeroDivisionError("secret of /srv/tacit"),
     }
 
@@ -175,6 +177,7 @@ def test_with_tls_a_browser_keeps_to_it(tmp_path: Path) -> None:
         ("fails/budget", 409, "epsilon=1"),
         ("fails/path", 503, "the operator's log"),
         ("fails-inside", 503, "the operator's log"),
+        ("fails/busy", 503, "the operator's log"),
         ("fails/bug", 500, "the operator's log"),
     ],
 )
