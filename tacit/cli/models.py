@@ -6,11 +6,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tacit.cli.common import HomeOption, JsonOption, number, open_store, print_json, print_table
+from tacit.cli.common import (
+    HomeOption,
+    JsonOption,
+    number,
+    open_store,
+    print_json,
+    print_table,
+    recorded,
+)
 from tacit.cli.statement import statement
 
 if TYPE_CHECKING:
     from tacit.server.registry import ModelRegistry
+    from tacit.server.store import Row
 
 app = typer.Typer(help="Model versions: where each came from, and its file.", no_args_is_help=True)
 
@@ -24,6 +33,17 @@ def _registry(home: str | None) -> ModelRegistry:
 
     store = open_store(home)
     return ModelRegistry(store.home, store)
+
+
+def _read(home: str | None, model: str, action: str) -> tuple[ModelRegistry, Row]:
+    """A version whose artifact is about to be read, which is recorded."""
+    from tacit.server.registry import ModelRegistry
+
+    store = open_store(home)
+    registry = ModelRegistry(store.home, store)
+    row = registry.find(model)
+    recorded(store, action, f"model {row['name']}@{row['number']}")
+    return registry, row
 
 
 @app.command("list")
@@ -57,8 +77,7 @@ def list_(
 @app.command()
 def show(model: Reference, as_json: JsonOption = False, home: HomeOption = None) -> None:
     """Show one version: its parent, plan, charge and arrays; checks the file's digest."""
-    registry = _registry(home)
-    row = registry.find(model)
+    registry, row = _read(home, model, "show")
     arrays = registry.get(row["artifact"])
     described: dict[str, Any] = {
         **row,
@@ -130,8 +149,7 @@ def _version(model: str, to: str, as_json: bool, home: str | None) -> None:
     from tacit.privacy.errors import StorageError
     from tacit.server.home import explained, write_durably
 
-    registry = _registry(home)
-    row = registry.find(model)
+    registry, row = _read(home, model, "export")
     path = Path(to)
     if path.exists():
         raise StorageError(f"{path} is there already", "choose another name, or remove it")

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from tiny import TINY, make_tiny
 
+from tacit import simulate
 from tacit.cli import main
 from tacit.privacy.log.custody import covered
 from tacit.server.access.tokens import Tokens
@@ -112,6 +114,19 @@ def test_who_is_shown_a_ledger_is_recorded(tacit: Any, home: Home, store: Store)
     assert "olga" in tacit("access", "log", "ledger", "--limit", 1, *where).out
     assert tacit("access", "log", "--limit", 0, *where).status == 2
     assert tacit("ledger", "verify", *where).status == 0
+
+
+def test_who_is_shown_a_model_is_recorded(tacit: Any, tmp_path: Path) -> None:
+    where = ("--home", tmp_path / "home")
+    simulate([*TINY, "rounds=1"], task=make_tiny(), home=tmp_path / "home")
+    assert tacit("models", "show", "tiny", "--json", *where).status == 0
+    assert tacit("models", "export", "tiny@1", "--to", tmp_path / "m", *where).status == 0
+    assert tacit("models", "show", "tiny@2", *where).status == 2
+    rows = json.loads(tacit("access", "log", "model tiny", "--json", *where).out)
+    assert [(r["body"]["action"], r["body"]["subject"]) for r in rows] == [
+        ("export", "model tiny@1"),
+        ("show", "model tiny@1"),
+    ]
 
 
 def test_every_hundredth_command_seals(tacit: Any, home: Home, store: Store) -> None:
