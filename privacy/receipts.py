@@ -40,8 +40,8 @@ VERSION = 1
 KEY_BYTES = 32
 # fmt: off
 FIELDS = frozenset((
-    "kind", "version", "request", "at", "model", "alias", "number", "artifact", "release", "graph",
-    "leaf", "role", "count", "root", "signer",
+    "kind", "version", "request", "at", "actor", "model", "alias", "number", "artifact", "release",
+    "graph", "leaf", "role", "count", "root", "signer",
 ))
 # fmt: on
 _DOMAIN = b"tacit receipt v1\n"

@@ -39,15 +39,17 @@ _FAILED = (TacitError, sa.exc.SQLAlchemyError, OSError, RuntimeError, ValueError
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """As what a version answered.
+    """For whom and as what a version answered.
 
     Attributes:
+        actor: who asked, as they are known.
         alias: that was asked; "" if the version was named by its number.
         leaf: the DEPLOY or ROLLBACK that was in force for it; None for no alias.
         role: "champion" and other aliases by their name; "canary"; "fallback", a version before
             the one that the alias names, which failed or was late; "batch".
     """
 
+    actor: str
     alias: str
     leaf: int | None
     role: str
@@ -61,6 +63,7 @@ def made(
     body = {
         "request": request,
         "at": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "actor": place.actor,
         "model": served.model,
         "alias": place.alias,
         "number": served.number,

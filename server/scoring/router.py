@@ -163,10 +163,13 @@ class Router:
             lane.stop()
         self._scribe.stop()
 
-    async def score(self, model: str, alias: str, given: Any, request: str | None = None) -> Answer:
+    async def score(
+        self, actor: str, model: str, alias: str, given: Any, request: str | None = None
+    ) -> Answer:
         """Answers one request.
 
         Args:
+            actor: who asks, for the receipt.
             model: whose.
             alias: that names the version.
             given: records, `Served.records`.
@@ -184,7 +187,7 @@ class Router:
         try:
             with self._counted():
                 async with asyncio.timeout(self.settings.budget):
-                    answer = await self._answered(model, alias, given, request, began)
+                    answer = await self._answered(actor, model, alias, given, request, began)
             outcome = (
                 answer.place.role if answer.place.role in ("canary", "fallback") else "answered"
             )
@@ -231,7 +234,13 @@ class Router:
             self._pending -= 1
 
     async def _answered(
-        self, model: str, alias: str, given: Any, request: str | None, began: float
+        self,
+        actor: str,
+        model: str,
+        alias: str,
+        given: Any,
+        request: str | None,
+        began: float,
     ) -> Answer:
         stand = self.stands.now(model, alias)
         if stand is None:
@@ -239,7 +248,7 @@ class Router:
             stand = await asyncio.shield(asyncio.wrap_future(self.stands.ask(model, alias)))
         if stand.serving is None:
             raise BusyError(f"{model}@{alias} can't be served: its version couldn't be loaded", 10)
-        turns = list(self._turns(model, alias, stand))
+        turns = list(self._turns(actor, model, alias, stand))
         for at, (served, place) in enumerate(turns):
             last = at == len(turns) - 1
             left = self.settings.budget - (time.monotonic() - began)
@@ -264,18 +273,20 @@ class Router:
         await asyncio.wrap_future(written)
         return Answer(served, place, outputs, receipt, key, stand.problem)
 
-    def _turns(self, model: str, alias: str, stand: Stand) -> Iterator[tuple[Served, Place]]:
+    def _turns(
+        self, actor: str, model: str, alias: str, stand: Stand
+    ) -> Iterator[tuple[Served, Place]]:
         """Which versions are asked, in order."""
         assert stand.serving is not None
         if alias == CHAMPION and self.settings.canary > 0:
             other = self.stands.now(model, CHALLENGER)
             drawn = secrets.randbelow(1 << 30) < self.settings.canary * (1 << 30)
             if drawn and other is not None and other.serving is not None and not other.problem:
-                yield other.serving, Place(alias, other.leaf, "canary")
+                yield other.serving, Place(actor, alias, other.leaf, "canary")
         role = "fallback" if stand.problem else alias
-        yield stand.serving, Place(alias, stand.leaf, role)
+        yield stand.serving, Place(actor, alias, stand.leaf, role)
         if stand.before is not None:
-            yield stand.before, Place(alias, stand.leaf, "fallback")
+            yield stand.before, Place(actor, alias, stand.leaf, "fallback")
 
     async def _run(
         self,

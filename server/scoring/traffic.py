@@ -45,9 +45,11 @@ class Decoy:
             outcomes, recent = dict(self._outcomes), np.array(self._recent, dtype=np.float64)
         found: dict[str, Any] = {"requests": {name: outcomes.get(name, 0) for name in OUTCOMES}}
         for at, name, factor in ((0, "records", 1.0), (1, "milliseconds", 1e3)):
-            marks = np.quantile(recent[:, at], (0.5, 0.9, 0.99, 1)) * factor if len(recent) else []
+            marks: list[float] = []
+            if len(recent):
+                marks = (np.quantile(recent[:, at], (0.5, 0.9, 0.99, 1)) * factor).tolist()
             names = ("p50", "p90", "p99", "max")
-            found[name] = {n: round(float(m), 3) for n, m in zip(names, marks, strict=False)}
+            found[name] = {n: round(m, 3) for n, m in zip(names, marks, strict=False)}
         return found
 
 

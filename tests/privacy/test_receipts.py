@@ -32,6 +32,7 @@ def made(**more: Any) -> dict[str, Any]:
     body = {
         "request": "req-00000001",
         "at": "2026-01-01T00:00:00Z",
+        "actor": "ann",
         "model": "tiny",
         "alias": "champion",
         "number": 2,

@@ -85,7 +85,9 @@ async def score(
     _bounded(records.inputs, scorer.settings)
     identifier: str = request.state.request
     try:
-        answer = await scorer.score(name, alias, records.inputs, records.request or identifier)
+        answer = await scorer.score(
+            caller.name, name, alias, records.inputs, records.request or identifier
+        )
     except BusyError as error:
         found = problems.answer(error, identifier)
         found.headers["Retry-After"] = str(error.seconds)
