@@ -1,0 +1,131 @@
+"""Models and their versions: stages, lineage, what each claims, and its files."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from fastapi import APIRouter, Depends, Request
+from starlette.responses import Response
+
+from tacit.privacy.statement.text import markdown
+from tacit.server import statements
+from tacit.server.api import problems
+from tacit.server.api.context import Here, Place, sees
+from tacit.server.dashboard import lineage
+from tacit.server.dashboard.figures import figures
+from tacit.server.dashboard.pages import Page, Reader, download, reading, render, sight
+from tacit.server.views import models as views
+from tacit.server.views import runs
+
+router = APIRouter(route_class=Page)
+_MANY = 200
+
+
+@router.get("/models", dependencies=[Depends(reading("models"))])
+def models(request: Request, caller: Reader, place: Here) -> Response:
+    """All models."""
+    return render(request, "models.html", models=views.models(place.store, sight(caller)))
+
+
+@router.get("/model", dependencies=[Depends(reading("model", "name"))])
+def model(request: Request, name: str, caller: Reader, place: Here) -> Response:
+    """One model."""
+    sees(caller, name)
+    every, _ = views.versions(place.store, name)
+    if not every:
+        raise problems.missing()
+    begun = _begun(place, name)
+    shown = every[-_MANY:]
+    return render(
+        request,
+        "model.html",
+        model=name,
+        versions=shown[::-1],
+        left_out=len(every) - len(shown),
+        aliases=views.aliases(place.lifecycle, name),
+        history=views.history(place.lifecycle, name)[::-1],
+        graph=lineage.graph(name, every, begun),
+        begun=begun,
+    )
+
+
+@router.get("/version", dependencies=[Depends(reading("model", "name", "number"))])
+def version(request: Request, name: str, number: int, caller: Reader, place: Here) -> Response:
+    """One version."""
+    made = _version(place, caller, name, number)
+    found = figures(place, caller)
+    recomputed = found["runs"].get(made["run"])
+    newest, _ = views.versions(place.store, name)
+    whole = recomputed is not None and not found["behind"]
+    return render(
+        request,
+        "version.html",
+        version=made,
+        run=runs.detail(place.store, made["run"], sight(caller)),
+        aliases=views.aliases(place.lifecycle, name),
+        newest=newest[-1]["number"],
+        recomputed=recomputed if whole else None,
+        verification=found,
+        links=_links(made),
+        named={a["alias"] for a in views.aliases(place.lifecycle, name) if a["number"] == number},
+    )
+
+
+_EXPORT = reading("model", "name", "number", action="export")
+
+
+@router.get("/version/artifact", dependencies=[Depends(_EXPORT)])
+def artifact(name: str, number: int, caller: Reader, place: Here) -> Response:
+    """The version's file, whose digest is checked as it is read."""
+    made = _version(place, caller, name, number)
+    data = place.registry.data(made["artifact"])
+    return download(data, f"{name}-{number}.safetensors", "application/octet-stream")
+
+
+@router.get("/version/attestation", dependencies=[Depends(reading("model", "name", "number"))])
+def attestation(name: str, number: int, caller: Reader, place: Here) -> Response:
+    """The version's signed attestation."""
+    _version(place, caller, name, number)
+    text = views.envelope(place.store, name, number)
+    return download(text, f"{name}-{number}.dsse.json", "application/json")
+
+
+@router.get("/version/statement", dependencies=[Depends(reading("model", "name", "number"))])
+def statement(
+    name: str, number: int, caller: Reader, place: Here, form: str = "markdown"
+) -> Response:
+    """The version's privacy statement, as a file."""
+    _version(place, caller, name, number)
+    rows = place.store.versions(name=name, number=number)
+    made = statements.of_version(place.store, rows[0])
+    if form == "json":
+        text = json.dumps(made, indent=2)
+        return download(text, f"{name}-{number}-statement.json", "application/json")
+    if form == "html":
+        return download(
+            statements.html(made), f"{name}-{number}-statement.html", "text/html; charset=utf-8"
+        )
+    return download(markdown(made), f"{name}-{number}-statement.md", "text/markdown; charset=utf-8")
+
+
+def _version(place: Place, caller: Reader, name: str, number: int) -> dict[str, Any]:
+    sees(caller, name)
+    if not 0 < number < 2**31:
+        raise problems.missing()
+    return views.version(place.store, name, number)
+
+
+def _links(made: dict[str, Any]) -> list[tuple[str, str]]:
+    """Files of the version that are there if their makers are."""
+    return []
+
+
+def _begun(place: Place, name: str) -> dict[str, dict[str, Any]]:
+    """The versions that a model's runs began with, by run."""
+    rows = place.store.leaves(kinds=("PLAN",))
+    return {
+        row["body"]["run"]: row["body"]["initial"]
+        for row in rows
+        if row["body"]["name"] == name and row["body"].get("initial")
+    }
