@@ -146,7 +146,9 @@ def prove(
     from tacit.server import exports
 
     if leaf is not None and since is None:
-        made = exports.prove(open_store(home), leaf)
+        store = open_store(home)
+        recorded(store, "prove", f"ledger leaf {leaf}")
+        made = exports.prove(store, leaf)
     elif leaf is None and since is not None:
         made = exports.prove_since(open_store(home), read_text(since))
     else:
@@ -197,7 +199,10 @@ def diff(
 
     from tacit.server.exports import difference
 
-    found = difference(old, new, None if new is not None else open_store(home))
+    store = None if new is not None else open_store(home)
+    if store is not None:
+        recorded(store, "diff", "ledger")
+    found = difference(old, new, store)
     if as_json:
         print_json(found)
     else:

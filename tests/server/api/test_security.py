@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,6 +15,7 @@ import pytest
 import sqlalchemy as sa
 from fastapi import APIRouter, Depends
 from fastapi.testclient import TestClient
+from starlette.responses import StreamingResponse
 
 from tacit.privacy.errors import BudgetError, ConfigError, ConflictError, StorageError
 from tacit.server.access.tenants import Tenants
@@ -64,6 +67,14 @@ def failing() -> APIRouter:
             raise OSError(28, "No space left on device: /srv/tacit")
         except OSError as error:
             raise StorageError("the ledger can't be written", "free space") from error
+
+    def pieces() -> Iterator[bytes]:
+        yield b"half"
+        raise StorageError("the other half is gone")
+
+    @router.get("/breaks")
+    def breaks() -> StreamingResponse:
+        return StreamingResponse(pieces())
 
     @router.post("/form")
     def form(caller: Known) -> str:
@@ -121,19 +132,27 @@ def api(tmp_path: Path) -> Iterator[Api]:
         yield made
 
 
-@pytest.fixture
-def generous(tmp_path: Path) -> Iterator[Api]:
-    made = Api(tmp_path, limits=Limits(strange_burst=10_000.0, burst=10_000.0, body=2000))
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
+    limits = Limits(strange_burst=10_000.0, burst=10_000.0, body=2000)
+    made = Api(tmp_path_factory.mktemp("security"), limits=limits)
     with made.client:
         yield made
+
+
+@pytest.fixture
+def generous(shared: Api) -> Api:
+    """One app for many tests, whose callers may ask as often as they like."""
+    shared.client.cookies.clear()
+    return shared
 
 
 # Headers
 
 
 @pytest.mark.parametrize("path", ["/v1/whoami", "/v1/nothing", "/v1/openapi.json", "/v1/fails/bug"])
-def test_every_answer_has_the_headers(api: Api, path: str) -> None:
-    found = api.client.get(path).headers
+def test_every_answer_has_the_headers(generous: Api, path: str) -> None:
+    found = generous.client.get(path).headers
     csp = found["Content-Security-Policy"]
     assert "default-src 'self'" in csp
     assert "frame-ancestors 'none'" in csp
@@ -148,9 +167,11 @@ def test_every_answer_has_the_headers(api: Api, path: str) -> None:
     assert "server" not in found
 
 
-def test_a_request_has_an_id_of_the_servers_own(api: Api) -> None:
+def test_a_request_has_an_id_of_the_servers_own(generous: Api) -> None:
     mine = {"X-Request-Id": "f" * 32}
-    ids = {api.client.get("/v1/whoami", headers=mine).headers["X-Request-Id"] for _ in range(3)}
+    ids = {
+        generous.client.get("/v1/whoami", headers=mine).headers["X-Request-Id"] for _ in range(3)
+    }
     assert len(ids) == 3
     assert mine["X-Request-Id"] not in ids
 
@@ -181,8 +202,8 @@ def test_with_tls_a_browser_keeps_to_it(tmp_path: Path) -> None:
         ("fails/bug", 500, "the operator's log"),
     ],
 )
-def test_errors_are_problems(api: Api, path: str, status: int, said: str) -> None:
-    found = api.client.get(f"/v1/{path}", headers=api.bearer())
+def test_errors_are_problems(generous: Api, path: str, status: int, said: str) -> None:
+    found = generous.client.get(f"/v1/{path}", headers=generous.bearer())
     assert found.status_code == status
     assert found.headers["Content-Type"] == "application/problem+json"
     body = found.json()
@@ -194,18 +215,18 @@ def test_errors_are_problems(api: Api, path: str, status: int, said: str) -> Non
         assert body["current"] == {"leaf": 7}
 
 
-def test_what_isnt_of_the_form_isnt_repeated(api: Api) -> None:
+def test_what_isnt_of_the_form_isnt_repeated(generous: Api) -> None:
     wanted = {"name": "x", "role": "somesecret", "days": 1}
-    found = api.client.post("/v1/tokens", json=wanted, headers=api.bearer())
+    found = generous.client.post("/v1/tokens", json=wanted, headers=generous.bearer())
     assert found.status_code == 422
     assert found.json()["errors"][0]["where"] == "body.role"
     assert "somesecret" not in found.text
 
 
 @pytest.mark.parametrize("text", ["", "{", "[1", "null", '"x"', "\xff", '{"days": 1e999}'])
-def test_bodies_that_cant_be_read(api: Api, text: str) -> None:
-    headers = {**api.bearer(), "Content-Type": "application/json"}
-    found = api.client.post("/v1/tokens", content=text.encode("latin-1"), headers=headers)
+def test_bodies_that_cant_be_read(generous: Api, text: str) -> None:
+    headers = {**generous.bearer(), "Content-Type": "application/json"}
+    found = generous.client.post("/v1/tokens", content=text.encode("latin-1"), headers=headers)
     assert found.status_code in (400, 422)
     assert found.headers["Content-Type"] == "application/problem+json"
 
@@ -238,11 +259,11 @@ def test_each_role_may_what_it_may(generous: Api, role: str) -> None:
     assert statuses == [200] * due + [403] * (6 - due)
 
 
-def test_a_token_that_is_revoked_is_nobodys_at_once(api: Api) -> None:
-    headers = api.bearer()
-    me = api.client.get("/v1/whoami", headers=headers).json()
-    api.app.state.tokens.revoke(me["token"])
-    assert api.client.get("/v1/whoami", headers=headers).status_code == 401
+def test_a_token_that_is_revoked_is_nobodys_at_once(generous: Api) -> None:
+    headers = generous.bearer()
+    me = generous.client.get("/v1/whoami", headers=headers).json()
+    generous.app.state.tokens.revoke(me["token"])
+    assert generous.client.get("/v1/whoami", headers=headers).status_code == 401
 
 
 def test_a_token_expires(api: Api) -> None:
@@ -300,9 +321,9 @@ def test_an_ipv6_network_is_one_stranger() -> None:
     rates.stranger("2001:db8:1::")
 
 
-def test_what_is_too_large_isnt_read(api: Api) -> None:
-    headers = {**api.bearer(), "Content-Type": "application/json"}
-    declared = api.client.post("/v1/tokens", content=b"x" * 2001, headers=headers)
+def test_what_is_too_large_isnt_read(generous: Api) -> None:
+    headers = {**generous.bearer(), "Content-Type": "application/json"}
+    declared = generous.client.post("/v1/tokens", content=b"x" * 2001, headers=headers)
     assert declared.status_code == 413
     pieces: list[int] = []
 
@@ -311,24 +332,60 @@ def test_what_is_too_large_isnt_read(api: Api) -> None:
             pieces.append(k)
             yield b"x" * 1000
 
-    found = api.client.post("/v1/tokens", content=streamed(), headers=headers)
+    found = generous.client.post("/v1/tokens", content=streamed(), headers=headers)
     assert found.status_code == 413
     assert found.json()["detail"] == "a request has at most 2000 bytes"
+
+
+async def _slow(api: Api) -> tuple[list[dict[str, Any]], int]:
+    """A request whose body stops after its first piece; what is sent back."""
+    sent: list[dict[str, Any]] = []
+    asked = 0
+
+    async def receive() -> dict[str, Any]:
+        nonlocal asked
+        asked += 1
+        if asked > 1:
+            await asyncio.sleep(3600)
+        return {"type": "http.request", "body": b"{", "more_body": True}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    pairs = {**api.bearer(), "Content-Type": "application/json"}
+    headers = [(k.lower().encode(), v.encode()) for k, v in pairs.items()]
+    scope = {"type": "http", "method": "POST", "path": "/v1/tokens", "headers": headers}
+    scope |= {"query_string": b"", "raw_path": b"/v1/tokens", "root_path": "", "scheme": "http"}
+    scope |= {"http_version": "1.1", "client": ("127.0.0.1", 9), "server": ("test", 80)}
+    await api.app({**scope, "asgi": {"version": "3.0"}}, receive, send)
+    return sent, asked
+
+
+def test_what_takes_too_long_isnt_waited_for(tmp_path: Path) -> None:
+    api = Api(tmp_path, limits=replace(LIMITS, patience=0.05))
+    sent, asked = asyncio.run(_slow(api))
+    assert (sent[0]["status"], asked) == (408, 2)
+    assert b"too long" in sent[1]["body"]
+
+
+def test_an_answer_that_fails_midway_is_cut_off(generous: Api) -> None:
+    with pytest.raises(RuntimeError, match="had begun"):
+        generous.client.get("/v1/breaks")
 
 
 # Sessions
 
 
-def test_a_session_is_its_token(api: Api) -> None:
-    token = api.token("operator", "olga")
-    api.session(token)
-    assert all(word in api.cookie for word in ("HttpOnly", "SameSite=strict", "Path=/"))
-    assert "Secure" not in api.cookie
-    assert token not in api.cookie
-    me = api.client.get("/v1/whoami").json()
+def test_a_session_is_its_token(generous: Api) -> None:
+    token = generous.token("operator", "olga")
+    generous.session(token)
+    assert all(word in generous.cookie for word in ("HttpOnly", "SameSite=strict", "Path=/"))
+    assert "Secure" not in generous.cookie
+    assert token not in generous.cookie
+    me = generous.client.get("/v1/whoami").json()
     assert (me["name"], me["role"]) == ("olga", "operator")
-    api.app.state.tokens.revoke(me["token"])
-    assert api.client.get("/v1/whoami").status_code == 401
+    generous.app.state.tokens.revoke(me["token"])
+    assert generous.client.get("/v1/whoami").status_code == 401
 
 
 def test_a_session_ends_by_itself(api: Api) -> None:
@@ -339,15 +396,15 @@ def test_a_session_ends_by_itself(api: Api) -> None:
     assert api.client.get("/v1/whoami").status_code == 401
 
 
-def test_a_session_ends_when_told(api: Api) -> None:
+def test_a_session_ends_when_told(generous: Api) -> None:
     from starlette.requests import Request
     from starlette.responses import Response
 
-    cookie = api.session(api.token())
+    cookie = generous.session(generous.token())
     ((name, value),) = cookie.items()
     request = Request({"type": "http", "headers": [(b"cookie", f"{name}={value}".encode())]})
-    api.app.state.sessions.end(request, Response())
-    assert api.client.get("/v1/whoami").status_code == 401
+    generous.app.state.sessions.end(request, Response())
+    assert generous.client.get("/v1/whoami").status_code == 401
 
 
 def test_a_token_has_so_many_sessions(generous: Api) -> None:
@@ -397,11 +454,11 @@ def test_what_another_site_sends_changes_nothing(generous: Api, site: str) -> No
     assert generous.client.get("/v1/whoami", headers=headers).status_code == 200
 
 
-def test_no_cookie_of_another_make_is_a_session(api: Api) -> None:
+def test_no_cookie_of_another_make_is_a_session(generous: Api) -> None:
     for value in ("", "x", "A" * 43, "A" * 10_000):
-        api.client.cookies.clear()
-        api.client.cookies.set("tacit", value)
-        assert api.client.get("/v1/whoami").status_code in (401, 429)
+        generous.client.cookies.clear()
+        generous.client.cookies.set("tacit", value)
+        assert generous.client.get("/v1/whoami").status_code in (401, 429)
 
 
 # Tokens by the API
