@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import shutil
 import signal
 import time
 from collections import Counter
@@ -13,9 +12,7 @@ from typing import Any
 
 import pytest
 import scoring
-from tiny import TINY
 
-from tacit import simulate
 from tacit.privacy import receipts
 from tacit.server import check
 from tacit.server.access.records import Recorder
@@ -28,23 +25,6 @@ from tacit.server.store import Store
 MODEL = scoring.MODEL
 WHO = {"actor": "ann", "reason": "because"}
 ROW = [[0.5, -1.0, 2.0, 0.25]]
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three versions, the first of which is champion; a template is kept."""
-    root = tmp_path_factory.mktemp("scoring") / "home"
-    simulate([*TINY, "task=served:task"], home=root)
-    store = Store(Home(root))
-    Lifecycle(store).move(MODEL, "champion", 1, expected=None, **WHO)
-    store.close()
-    return root
-
-
-@pytest.fixture
-def root(made: Path, tmp_path: Path) -> Path:
-    """A home of the test's own."""
-    return Path(shutil.copytree(made, tmp_path / "home"))
 
 
 def moved(life: Lifecycle, number: int, alias: str = "champion") -> int:
@@ -77,6 +57,7 @@ def held(store: Store, answers: list[dict[str, Any]]) -> None:
         assert receipts.of_row(row["body"]) == receipt
 
 
+@pytest.mark.slow
 def test_a_champion_swapped_under_load_loses_no_request(root: Path, tmp_path: Path) -> None:
     store, to = Store(Home(root)), tmp_path / "answers.jsonl"
     life = Lifecycle(store)
@@ -123,6 +104,7 @@ def test_a_champion_swapped_under_load_loses_no_request(root: Path, tmp_path: Pa
     store.close()
 
 
+@pytest.mark.slow
 def test_a_slow_shadow_is_dropped_and_holds_nobody_up(root: Path, tmp_path: Path) -> None:
     store, to = Store(Home(root)), tmp_path / "answers.jsonl"
     life = Lifecycle(store)
@@ -145,6 +127,7 @@ def test_a_slow_shadow_is_dropped_and_holds_nobody_up(root: Path, tmp_path: Path
     store.close()
 
 
+@pytest.mark.slow
 def test_a_damaged_champion_never_answers_and_the_last_good_one_goes_on(
     root: Path, tmp_path: Path
 ) -> None:
