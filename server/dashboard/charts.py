@@ -151,6 +151,13 @@ class _Scale:
         return round(HEIGHT - _BOTTOM - part * (HEIGHT - _TOP - _BOTTOM), 1)
 
 
+def hours(times: Sequence[str], most: int = 5) -> list[tuple[float, str]]:
+    """Ticks where a new hour of the ledger begins, of places numbered from 1; not too many."""
+    places = [i for i, at in enumerate(times) if i == 0 or at != times[i - 1]]
+    step = max(1, -(-len(places) // most))
+    return [(i + 1.0, times[i][5:16].replace("T", " ")) for i in places[::step]]
+
+
 def _nice(step: float) -> float:
     """A step of 1, 2 or 5 times a power of ten, no smaller."""
     power = 10.0 ** math.floor(math.log10(step))
@@ -248,7 +255,7 @@ def _band(piece: Sequence[Point], style: int, scale: _Scale) -> Markup:
     if len(piece) == 1:
         # A band of no width would not be seen.
         p = piece[0]
-        return Markup('<path class="bar s{}" d="M{} {}V{}"/>').format(
+        return Markup('<path class="whisker s{}" d="M{} {}V{}"/>').format(
             style, scale.x(p.x), scale.y(p.low or 0.0), scale.y(p.high or 0.0)
         )
     up = [f"{scale.x(p.x)} {scale.y(p.high or 0.0)}" for p in piece]

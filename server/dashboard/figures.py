@@ -16,6 +16,8 @@ from tacit.server import tables as t
 from tacit.server.access.roles import Caller
 from tacit.server.api.context import Place
 from tacit.server.api.routes.ledger import verification
+from tacit.server.dashboard.pages import sight
+from tacit.server.governance import Governance
 from tacit.server.views import ledger
 from tacit.server.views.budgets import Books
 
@@ -28,9 +30,12 @@ def books(place: Place) -> Books:
     return place.shared("books", lambda: Books(place.store))
 
 
-def turn(place: Place) -> threading.Lock:
-    """Held while the policies are asked."""
-    return place.shared("governance's turn", threading.Lock)
+def waiting(place: Place, caller: Caller) -> list[dict[str, Any]]:
+    """What waits for a reviewer, as far as a caller may know of it."""
+    governance = place.shared("governance", lambda: Governance(place.store))
+    # It follows the ledger from where it was, and takes one at a time.
+    with place.shared("governance's turn", threading.Lock):
+        return ledger.waiting(place.store, sight(caller), governance)
 
 
 def figures(place: Place, caller: Caller, patience: float = PATIENCE) -> dict[str, Any]:

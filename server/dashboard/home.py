@@ -5,8 +5,8 @@ from __future__ import annotations
 from fastapi import APIRouter, Depends, Request
 from starlette.responses import Response
 
-from tacit.server.api.context import Here, Place
-from tacit.server.dashboard.figures import books, figures
+from tacit.server.api.context import Here
+from tacit.server.dashboard.figures import books, figures, waiting
 from tacit.server.dashboard.pages import Page, Reader, reading, render, sight
 from tacit.server.views import audits, ledger, models
 from tacit.server.views import runs as run_views
@@ -35,8 +35,3 @@ def overview(request: Request, caller: Reader, place: Here) -> Response:
         verification=figures(place, caller),
         leaves=ledger.leaves(store, start, _LATEST, sees=sees)["leaves"][::-1],
     )
-
-
-def waiting(place: Place, caller: Reader) -> list[dict[str, object]]:
-    """What waits for a reviewer."""
-    return ledger.waiting(place.store, sight(caller))

@@ -15,7 +15,8 @@ from markupsafe import Markup
 from tacit.server.dashboard.pages import url
 
 MOST = 40
-_STEP, _LANE, _LEFT, _TOP, _R = 44, 58, 24, 40, 13
+_PLAIN = ("released", "retired")
+_STEP, _LANE, _LEFT, _TOP, _R = 44, 66, 36, 50, 13
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +52,8 @@ def graph(
     }
     edges = [_edge(place, v["parent"]["number"], v["number"]) for v in shown if v["parent"]]
     edges += _beginnings(model, shown, begun, place)
-    nodes = [_node(model, v, *place[v["number"]]) for v in shown]
+    named = [v["number"] for v in shown if v["stage"] not in _PLAIN]
+    nodes = [_node(model, v, *place[v["number"]], named) for v in shown]
     width = max(320, 2 * _LEFT + (len(shown) - 1) * _STEP)
     height = _TOP + (len(runs) - 1) * _LANE + 32
     head = Markup(
@@ -89,14 +91,16 @@ def _edge(place: Mapping[int, tuple[int, int]], a: int, b: int) -> Markup:
     )
 
 
-def _node(model: str, version: Mapping[str, Any], x: int, y: int) -> Markup:
+def _node(model: str, version: Mapping[str, Any], x: int, y: int, named: Sequence[int]) -> Markup:
     stage = version["stage"]
-    plain = stage in ("released", "retired")
+    plain = stage in _PLAIN
     kind = stage if plain else "named"
     label = Markup("")
     if not plain:
+        # Neighbours' names one above the other.
+        raised = 14 * (named.index(version["number"]) % 2)
         label = Markup('<text class="alias" x="{}" y="{}">{}</text>').format(
-            x, y - _R - 6, stage if len(stage) <= 24 else stage[:23] + "…"
+            x, y - _R - 6 - raised, stage if len(stage) <= 24 else stage[:23] + "…"
         )
     return Markup(
         '<a href="{}"><title>{}</title><circle class="node {}" cx="{}" cy="{}" r="{}"/>'

@@ -9,7 +9,7 @@ from starlette.responses import Response
 
 from tacit.server.api import problems
 from tacit.server.api.context import Here
-from tacit.server.dashboard.charts import Chart, Level, Point, Series
+from tacit.server.dashboard.charts import Chart, Level, Point, Series, hours
 from tacit.server.dashboard.figures import books, figures
 from tacit.server.dashboard.pages import Page, Reader, at, epsilon, reading, render, sight
 
@@ -67,14 +67,7 @@ def _chart(made: dict[str, Any]) -> Chart:
         f"Epsilon spent after each charge{window}, against the policy's cap of {made['cap']:g}.",
         [Series("spent", points, steps=True)],
         levels=[cap],
-        ticks=_ticks(rows),
+        ticks=hours([row["at"] for row in rows]),
         x="charges, in order, with the hour of the ledger (UTC)",
         y="epsilon",
     )
-
-
-def _ticks(rows: list[dict[str, Any]], most: int = 5) -> list[tuple[float, str]]:
-    """The first charge of an hour, not too many of them."""
-    places = [i for i, row in enumerate(rows) if i == 0 or row["at"] != rows[i - 1]["at"]]
-    step = max(1, -(-len(places) // most))
-    return [(i + 1.0, at(rows[i]["at"])[5:]) for i in places[::step]]

@@ -9,8 +9,8 @@ from starlette.responses import Response
 
 from tacit.server.api import problems
 from tacit.server.api.context import Here, sees
-from tacit.server.dashboard.charts import Chart, Level, Point, Series
-from tacit.server.dashboard.pages import Page, Reader, at, reading, render, sight
+from tacit.server.dashboard.charts import Chart, Level, Point, Series, hours
+from tacit.server.dashboard.pages import Page, Reader, reading, render, sight
 from tacit.server.lifecycle import CHAMPION
 from tacit.server.views import drift, runs
 from tacit.server.views import models as model_views
@@ -91,15 +91,13 @@ def _chart(made: dict[str, Any]) -> Chart:
     if gate and gate["bound"] is not None:
         word = "floor" if metric == "accuracy" else "ceiling"
         levels.append(Level(f"{word} {gate['bound']:g}", gate["bound"], f"/ledger/{gate['leaf']}"))
-    step = max(1, -(-len(order) // 5))
-    ticks = [(place[leaf], at(times[leaf])[5:]) for leaf in order[::step]]
     return Chart(
         "quality",
         f"{metric.capitalize()} of {made['model']}",
         f"The noised {metric} of each evaluation, with the interval that its noise gives it.",
         series,
         levels,
-        ticks,
+        hours([times[leaf] for leaf in order]),
         "evaluations, in order, with the hour of the ledger (UTC)",
         metric,
         zero=False,

@@ -15,6 +15,7 @@ from starlette.responses import RedirectResponse, Response
 from tacit.privacy.errors import TacitError
 from tacit.server.access.roles import Caller
 from tacit.server.api.context import Here, Place, allowed
+from tacit.server.dashboard.figures import waiting
 from tacit.server.dashboard.pages import Page, Reader, download, reading, render, sight
 from tacit.server.governance import Governance
 from tacit.server.views import ledger
@@ -85,7 +86,7 @@ def _page(
         request,
         "approvals.html",
         status,
-        waiting=ledger.waiting(place.store, sees),
+        waiting=waiting(place, caller),
         policies=ledger.policies(place.store),
         approvals=said["leaves"][::-1],
         problem=problem,

@@ -172,7 +172,7 @@ class Books:
         made |= {**nothing, "points": [], "claimed": True}
         if found.policy is not None and found.policy.epsilon is not None:
             made |= _burned(found.charges, found.policy, seen)
-            made["projected"] = self._projected(name, found.policy, made, rows)
+            made["projected"] = self._projected(name, found.policy, made, rows, sees)
         return made
 
     def _run(self, run: str, rows: Mapping[str, Row]) -> Row:
@@ -181,15 +181,15 @@ class Books:
         return {"run": run, "leaf": index, "model": plan["name"], "status": status}
 
     def _projected(
-        self, name: str, policy: Policy, made: Row, rows: Mapping[str, Row]
+        self, name: str, policy: Policy, made: Row, rows: Mapping[str, Row], sees: Sees
     ) -> Row | None:
         """What will be spent when the runs that run have done all that they planned."""
         if made["total"] is None or policy.unit != "client":
             return None
         assert policy.delta is not None
         assert policy.order is not None
-        more, live = 0.0, list[str]()
-        for run, (_, plan) in self._runs.items():
+        more, live, leaf = 0.0, 0, None
+        for run, (index, plan) in self._runs.items():
             row = rows.get(run)
             if (
                 plan["population"] != name
@@ -204,12 +204,13 @@ class Books:
             cost = _planned(plan, row["round"], policy)
             if cost is None:
                 return None
-            more, live = more + cost, [*live, run]
+            more, live = more + cost, live + 1
+            leaf = index if sees(plan["name"]) else leaf
         if not live:
             return None
         value = policies.spent(made["total"] + more, policy.delta, policy.order)
         fits = made["total"] + more <= made["most"]
-        return {"epsilon": value, "runs": len(live), "fits": fits}
+        return {"epsilon": value, "runs": live, "fits": fits, "leaf": leaf}
 
 
 def _burned(charges: list[_Charge], policy: Policy, seen: set[str]) -> Row:

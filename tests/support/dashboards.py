@@ -39,7 +39,7 @@ def fill(root: Path) -> None:
     """Two trainings, moves, a gate, a policy that has a third run wait, and an audit's freeze."""
     task = make_tiny()
     store = Store(Home(root))
-    terms = {"epsilon": 400.0, "delta": 1e-5, "order": best_order(400.0, 1e-5)}
+    terms = {"epsilon": 12.0, "delta": 1e-5, "order": best_order(12.0, 1e-5)}
     reviewed = {"review_epsilon": 3.0, "reviewers": (str(REVIEWER.verifier),)}
     first = Policy(population="tiny", window_days=30.0, **terms)
     Governance(store).adopt(first, None)
