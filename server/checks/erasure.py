@@ -98,20 +98,20 @@ def _population(
             yield open_.get(case), f"case={case} is open, and its client can't be told any more"
     since = {client: open_[case] for client, case in out.items() if case in open_}
     r = t.runs.c
-    for row in c.execute(sa.select(r.id, r.plan).where(r.population == population)).all():
-        yield from _run(c, row, tree, since, erased)
+    for run, plan in c.execute(sa.select(r.id, r.plan).where(r.population == population)).all():
+        yield from _run(c, (run, plan), tree, since, erased)
 
 
 def _run(
-    c: Connection, run: sa.Row[Any], tree: Tree, since: dict[int, int], erased: int
+    c: Connection, run: tuple[str, str], tree: Tree, since: dict[int, int], erased: int
 ) -> Iterator[Problem]:
-    """The cohorts of one run."""
-    h = t.cohorts.c
-    rows = c.execute(sa.select(h.leaf, h.members).where(h.run == run.id).order_by(h.leaf))
+    """The cohorts of one run, given with its plan."""
+    h, (name, plan) = t.cohorts.c, run
+    rows = c.execute(sa.select(h.leaf, h.members).where(h.run == name).order_by(h.leaf))
     cohorts = [(row.leaf, json.loads(row.members)) for row in rows]
     handled = any(isinstance(member, str) for _, members in cohorts for member in members)
-    size = json.loads(run.plan)["population"] if handled else 0
-    whose, nobody = tree.clients(run.id, size), set[str]()
+    size = json.loads(plan)["population"] if handled else 0
+    whose, nobody = tree.clients(name, size), set[str]()
     for leaf, members in cohorts:
         for client in handles.named(members, whose):
             if leaf > since.get(client, leaf):
@@ -119,4 +119,4 @@ def _run(
         nobody |= {m for m in members if isinstance(m, str) and m not in whose}
     if len(nobody) > erased:
         what = f"{len(nobody)} handles are nobody's, and {erased} clients were erased"
-        yield None, f"run={run.id}: {what}"
+        yield None, f"run={name}: {what}"

@@ -18,7 +18,6 @@ from __future__ import annotations
 import json
 import secrets
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -315,9 +314,8 @@ def _row(case: Case) -> File:
 
 
 def _case(row: sa.Row[Any]) -> Case:
-    found: Mapping[str, Any] = row._mapping
-    key = None if found["key"] is None else bytes(found["key"])
-    return Case(found["id"], found["population"], found["state"], json.loads(found["body"]), key)
+    key = None if row.key is None else bytes(row.key)
+    return Case(row.id, row.population, row.state, json.loads(row.body), key)
 
 
 def _got(c: Connection, case: str) -> Case:

@@ -16,6 +16,7 @@ nothing in that row.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Collection
 from typing import Any
 
@@ -79,14 +80,16 @@ def _spent(
     for run, plan in c.execute(runs.order_by(t.runs.c.id)).all():
         stated = json.loads(plan)
         deltas = {unit: float(stated[f"{unit}_delta"]) for unit in ("client", "record")}
-        whole, part = Spending(deltas), Spending(deltas)
+        whole, part, counts = Spending(deltas), Spending(deltas), Counter[str]()
         charged = (of.run == run, of.kind == "CHARGE", of.index < before)
         query = sa.select(of.index, of.body).where(*charged)
         for index, text in c.execute(query.order_by(of.index)):
             body = json.loads(text)
             whole.add(body)
             if index in wanted:
-                part.add(body)
+                # A charge states a bound on anybody's participations; here they are counted.
+                counts[body["purpose"]] += 1
+                part.add({**body, "participations": counts[body["purpose"]]})
         every.append(whole)
         taken.append(part)
     return every, taken

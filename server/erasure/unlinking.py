@@ -70,7 +70,7 @@ def _checkpointed(database: Database) -> None:
     connection = database.engine.raw_connection()
     try:
         cursor = connection.cursor()
-        busy, left, _ = cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()  # type: ignore[misc]
+        busy, left, _ = cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
     finally:
         connection.close()
     if busy or left:
