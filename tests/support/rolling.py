@@ -82,8 +82,11 @@ def dying(home: str, line: str, resume: str | None, mode: str, decayed: bool) ->
     logger = logging.getLogger("tacit.round")
     logger.setLevel(logging.DEBUG)
     logger.addHandler(Killer(line, 1))
-    challenger = None if mode == "watch" else 6
+    found = {"home": home, "task": task(decayed)}
     if resume is not None:
-        rollout(home=home, task=task(decayed), resume=resume)
-    else:
-        rollout("tiny", mode=mode, challenger=challenger, rounds=4, home=home, task=task(decayed))
+        rollout(resume=resume, **found)  # type: ignore[arg-type]
+        return
+    challenger = None if mode == "watch" else 6
+    overrides = [] if mode == "watch" else ["minimum_survivors=5"]
+    terms = {"mode": mode, "challenger": challenger, "overrides": overrides}
+    rollout("tiny", rounds=4, **terms, **found)  # type: ignore[arg-type]
