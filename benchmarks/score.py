@@ -235,7 +235,7 @@ def _state(port: int, token: str) -> dict[str, Any]:
     return found
 
 
-def load(port: str, token: str, rate: str, seconds: str, connections: int = 8) -> None:
+def load(port: str, token: str, rate: str, seconds: str, connections: int = 32) -> None:
     """The asking process: requests at a fixed rate, over as many connections as it takes."""
     records = np.random.default_rng(SEED).random((64, 1, 128)).round(4)
     bodies = [json.dumps({"inputs": record.tolist()}) for record in records]

@@ -121,7 +121,7 @@ class Loader:
             return found
 
     def _loaded(self, row: Row) -> Served:
-        arrays = self._registry.get(row["artifact"])
+        arrays = self._registry.load(row)
         spec = runs.spec_of(self._store.run(row["run"]))
         task, template, kept = self._template(spec)
         try:

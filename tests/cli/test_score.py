@@ -168,7 +168,7 @@ def test_what_is_missing_or_there_already_is_said(tacit: Any, tmp_path: Path) ->
     given, to = tmp_path / "in.npy", tmp_path / "out.npy"
     np.save(given, RECORDS)
     args = ["--input", str(given), "--to", str(to)]
-    assert "model=nobody@champion" in tacit("score", "nobody", *args).err
+    assert "model=nobody" in tacit("score", "nobody", *args).err
     assert "model=tiny@9" in tacit("score", "tiny@9", *args).err
     assert "MODEL, --input and --to" in tacit("score", "tiny").err
     assert "wasn't scored here" in tacit("score", "--receipt", "nothing-1").err

@@ -112,7 +112,7 @@ def test_a_slow_shadow_is_dropped_and_holds_nobody_up(root: Path, tmp_path: Path
     moved(life, 3, "challenger")
     with scoring.serving(root, budget=20.0, slow=1.0, slowed=2, lag=5) as at:
         until(at, 1)
-        with scoring.loading(at, to, 3.0):
+        with scoring.loading(at, to, 2.0):
             pass
         _, _, state = at.ask("GET", f"/v1/models/{MODEL}/champion/serving")
     answers = scoring.answers(to)
