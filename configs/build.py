@@ -68,7 +68,7 @@ def changed(spec: RunSpec, overrides: Sequence[str]) -> RunSpec:
     """
     found = spec.to_dict()
     for override in overrides:
-        key, equals, value = override.partition("=")
+        key, equals, _ = override.partition("=")
         *nodes, last = key.split(".")
         place: Any = found
         for name in nodes:

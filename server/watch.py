@@ -15,6 +15,7 @@ from __future__ import annotations
 import logging
 
 from tacit.privacy.errors import ConfigError, ConflictError, StorageError
+from tacit.privacy.gates import Gate
 from tacit.privacy.rollouts import RolloutPlan
 from tacit.server import gates
 from tacit.server.lifecycle import Lifecycle, Move
@@ -62,7 +63,7 @@ def considered(store: Store, rollout: RolloutPlan) -> Move | None:
     return None
 
 
-def _bound(guarding: tuple[int, gates.Gate]) -> str:
+def _bound(guarding: tuple[int, Gate]) -> str:
     leaf, gate = guarding
     sign = ">=" if gate.metric == "accuracy" else "<="
     return f"{gate.metric} {sign} {gate.bound:g} of the gate at leaf {leaf}"
