@@ -246,6 +246,8 @@ class RunSpec:
         name: of the model in the registry; None takes the task's.
         population: name of the population of clients, over whose runs budgets compose; None
             takes the task's.
+        initial: a released version to begin with, NAME@NUMBER or NAME@ALIAS; None begins with the
+            task's own parameters. What was spent on it counts.
         clients: size of the population.
         cohort: expected clients in a round; each joins with probability cohort / clients.
         rounds: training rounds.
@@ -270,6 +272,7 @@ class RunSpec:
     model: str | None
     name: str | None
     population: str | None
+    initial: str | None
     clients: int
     cohort: float
     rounds: int

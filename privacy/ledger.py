@@ -11,6 +11,7 @@ over them (`tacit.privacy.log.verify`).
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -65,6 +66,12 @@ class Additions:
         other._takes = dict(self._takes)
         other._rows, other._last = self._rows, self._last
         other._present, other._claimed = self._present, self._claimed
+        return other
+
+    def afresh(self) -> Additions:
+        """The same rows, and nobody has taken part: the past of a run that goes on from another."""
+        other = Additions()
+        other._rows = self._rows
         return other
 
     def of(self, leaf: Mapping[str, Any]) -> list[tuple[ClaimKey, events.Event | None]]:
@@ -127,6 +134,24 @@ class Spending:
     _void: set[ClaimKey] = field(default_factory=set)
     _assumes: dict[ClaimKey, tuple[str, ...]] = field(default_factory=dict)
     _last: list[Row] | None = None
+    _inherited: dict[ClaimKey, Counter[events.Event]] = field(default_factory=dict)
+
+    @classmethod
+    def after(cls, base: Spending, deltas: dict[str, float]) -> Spending:
+        """What a run has spent when it begins with a model on which ``base`` was spent.
+
+        Its releases depend on what that model was made from, so every figure of theirs composes
+        both. A row that only one of the two has isn't claimed.
+        """
+        made = cls(deltas, _additions=base._additions.afresh(), _void=set(base._void))
+        made._assumes = dict(base._assumes)
+        for key, accountant in base._releases.items():
+            made._releases[key] = Accountant(deltas[key.unit])
+            made._inherited[key] = Counter()
+            for event in accountant.events():
+                made._releases[key].compose(event)
+                made._inherited[key][event.once()] += event.count
+        return made
 
     def copy(self) -> Spending:
         """The same past with its own future, to project a charge before making it."""
@@ -136,6 +161,7 @@ class Spending:
             self._additions.copy(),
             set(self._void),
             dict(self._assumes),
+            _inherited=self._inherited,
         )
 
     def add(self, leaf: Mapping[str, Any]) -> None:
@@ -184,9 +210,16 @@ class Spending:
         return list(self._releases)
 
     def composed(self, key: ClaimKey) -> list[events.Event] | None:
-        """The events that a row's own figure composes; None where it isn't claimed."""
+        """The events that were charged to this run in a row; None where it isn't claimed.
+
+        Without those that it began `after`: they were charged to another.
+        """
         own = self._own(key)
-        return own.events() if own else None
+        if own is None:
+            return None
+        before = self._inherited.get(key, Counter())
+        counts = {e.once(): e.count - before[e.once()] for e in own.events()}
+        return [event.times(count) for event, count in counts.items() if count]
 
     def _implying(self, key: ClaimKey) -> ClaimKey | None:
         """The client-level row that a record-level one follows from."""
@@ -226,18 +259,21 @@ class Spending:
         return rows
 
 
-def replay(leaves: Iterable[dict[str, Any]], deltas: dict[str, float]) -> Spending:
+def replay(
+    leaves: Iterable[dict[str, Any]], deltas: dict[str, float], base: Spending | None = None
+) -> Spending:
     """What a run's leaves add up to.
 
     Args:
         leaves: one run's, in ledger order.
         deltas: delta for each unit, from the plan.
+        base: what was spent on the model that the run began with (`tacit.privacy.ancestry`).
 
     Raises:
         AccountingError: a leaf of an unknown kind, a second CHARGE for one attempt, or a
             RELEASE or ABANDON that doesn't close an open CHARGE under the same plan.
     """
-    spending = Spending(deltas)
+    spending = Spending(deltas) if base is None else Spending.after(base, deltas)
     try:
         _replay(leaves, spending)
     except KeyError as error:

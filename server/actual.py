@@ -32,7 +32,7 @@ def at_survivors(store: Store, run: str) -> list[dict[str, Any]]:
     bodies = [leaf["body"] for leaf in store.spending(run)]
     found = [_scaled(b, rules, survivors) if _trains(b) else b for b in bodies]
     deltas = {"client": plan["client_delta"], "record": plan["record_delta"]}
-    table = ledger.replay(found, deltas).table()
+    table = ledger.replay(found, deltas, store.base(run)).table()
     return [row for row in table if row["adversary"] == "collusion"]
 
 

@@ -76,7 +76,7 @@ class Charges:
             b["round"] for b in bodies if b["kind"] == "ABANDON" and b["reason"] == "abort"
         )
         deltas = {"client": plan.delta("client"), "record": plan.delta("record")}
-        self.spending: Spending = ledger.replay(bodies, deltas)
+        self.spending: Spending = ledger.replay(bodies, deltas, store.base(run))
         self._sampler = Sampler(plan, self._randomness)
         for purpose, members in store.cohorts(run):
             self._sampler.note(purpose, members)

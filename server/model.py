@@ -16,12 +16,14 @@ class GlobalModel:
     Args:
         task: whose model.
         spec: of the run.
+        initial: the parameters to begin with, shape [d]; None takes the task's own.
     """
 
-    def __init__(self, task: Task, spec: RunSpec) -> None:
+    def __init__(self, task: Task, spec: RunSpec, initial: Floats | None = None) -> None:
         self._task = task
         self._model = make_model(task, spec.seed)
-        self.initial: Floats = vector.read(self._model).astype(np.float64)
+        own: Floats = vector.read(self._model).astype(np.float64)
+        self.initial = own if initial is None else initial
         self.frozen = vector.frozen_digest(self._model)
         self.examples = task.examples_per_client
         self._test = None

@@ -16,6 +16,7 @@ from pathlib import Path
 from tacit.configs.spec import RunSpec
 from tacit.privacy.errors import ConfigError, StorageError
 from tacit.privacy.secagg.directory import Directory
+from tacit.server import initial
 from tacit.server.coordinator import Coordinator
 from tacit.server.home import Home
 from tacit.server.legs import Legs
@@ -41,6 +42,7 @@ def code_version() -> str:
 
 def create(spec: RunSpec, task: Task, store: Store) -> Row:
     """A new run's row, committed."""
+    spec, begins = initial.settled(spec, task, store)
     plan = privacy_plan(task, spec)
     identifier = f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
     store.create_run(
@@ -53,7 +55,8 @@ def create(spec: RunSpec, task: Task, store: Store) -> Row:
             "plan": json.dumps(plan.to_json()),
             "plan_digest": plan.digest(),
             "code": code_version(),
-        }
+        },
+        initial=begins,
     )
     return store.run(identifier)
 
@@ -73,7 +76,7 @@ def spec_of(run: Row) -> RunSpec:
     found["budget"] = {"wait": None, **found["budget"]}
     found["secure"] = {"protocol": "full", **found["secure"]}
     # Runs of before there were others were begun, and go on, with the serial engine on a CPU.
-    older = {"population": None, "engine": "serial", "device": "cpu"}
+    older = {"population": None, "initial": None, "engine": "serial", "device": "cpu"}
     return RunSpec.from_dict({**older, **found})
 
 
@@ -106,4 +109,12 @@ def coordinator(
         fresh = store.run(run["id"])
         if fresh["status"] == "finished":
             raise StorageError(f"run={run['id']} is finished; there is nothing to resume")
-        yield Coordinator(fresh, spec, plan, GlobalModel(task, spec), store, legs, directory)
+        yield Coordinator(
+            fresh,
+            spec,
+            plan,
+            GlobalModel(task, spec, initial.begun(fresh, task, spec, store)),
+            store,
+            legs,
+            directory,
+        )

@@ -181,10 +181,23 @@ class Trail:
         for delta in deltas.values():
             Accountant(delta)  # Raises for one that no epsilon is stated at.
         self.runs[name] = RunTrail(body, plan, claims, Spending(deltas))
+        yield from self._begun(index, body, self.runs[name])
         yield from self.rollouts.planned(index, body, self.life)
         for early, leaf in self._early.pop(name, []):
             for problem in self.take(early, leaf):
                 yield f"(leaf {early}) {problem}"
+
+    def _begun(self, index: int, body: Leaf, run: RunTrail) -> Iterator[str]:
+        """Whether the version that a run begins with was released; what that cost counts."""
+        initial = body.get("initial")
+        if initial is None:
+            return
+        what = f"{initial['model']}@{initial['number']}"
+        release, found = self.life.versions.get((initial["model"], initial["number"]), (-1, {}))
+        if (release, found.get("artifact")) != (initial["release"], initial["artifact"]):
+            yield f"run={body['run']} begins with {what}, which wasn't released as it says"
+        if found:
+            run.spending = Spending.after(self.runs[found["run"]].whole(), run.spending.deltas)
 
     def _charge(self, index: int, body: Leaf, run: RunTrail) -> Iterator[str]:
         key = (body["round"], body["attempt"], body["purpose"])

@@ -121,12 +121,21 @@ def _model(view: View) -> dict[str, Any]:
         "round": body["round"],
         "population": view.planned["population"],
         "parent": lineage,
+        "began_with": _began_with(view),
         "ancestors": [f"{b['name']}@{b['number']}" for b in view.own[:-1] if "artifact" in b],
         "released_at": body.get("at"),
         "release_leaf": view.index,
         "charge_leaf": body.get("charge"),
         "evaluation": body.get("evaluation"),
     }
+
+
+def _began_with(view: View) -> str:
+    """The version that the run began with."""
+    initial = view.planned.get("initial")
+    if initial is None:
+        return "the task's own parameters"
+    return f"{initial['model']}@{initial['number']}; the figures count what was spent on it"
 
 
 def _before_keys(view: View) -> bool:

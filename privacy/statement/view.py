@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from tacit.privacy import ancestry
 from tacit.privacy.errors import ConfigError, MessageError
 from tacit.privacy.governor import Governor
 from tacit.privacy.ledger import Spending, replay
@@ -78,7 +79,9 @@ class View:
         except ConfigError:
             plan = None
         own = [b for i, b in leaves if i <= index and b["run"] == run and _spends(b)]
-        return cls(leaves, index, body, planned, plan, own, _replayed(own, planned["body"]))
+        base = ancestry.base(ancestry.Leaves(leaves), run)
+        spending = _replayed(own, planned["body"], base)
+        return cls(leaves, index, body, planned, plan, own, spending)
 
     @property
     def body(self) -> Mapping[str, Any]:
@@ -202,9 +205,11 @@ def _audit(index: int, body: Leaf, release: int) -> dict[str, Any]:
     return {"leaf": index, "at": body.get("at"), "stage": body.get("stage"), "when": when, **said}
 
 
-def _replayed(own: Sequence[Leaf], body: Mapping[str, Any]) -> Spending:
+def _replayed(
+    own: Sequence[Leaf], body: Mapping[str, Any], base: Spending | None = None
+) -> Spending:
     deltas = {"client": body["client_delta"], "record": body["record_delta"]}
-    return replay([dict(leaf) for leaf in own], deltas)
+    return replay([dict(leaf) for leaf in own], deltas, base)
 
 
 def _spends(body: Leaf) -> bool:
