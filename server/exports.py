@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
@@ -41,17 +41,33 @@ def export(store: Store, to: str, artifacts: str = "none") -> dict[str, Any]:
     if path.exists():
         raise StorageError(f"{path} is there already", "choose another name, or remove it")
     part = path.with_name(f".{path.name}.part")
-    with store.database.reading() as c, explained(f"{path} can't be written"):
-        note = _newest(c)
+    with explained(f"{path} can't be written"):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             with part.open("wb") as file:
-                name = bundle.write(file, note, logs.texts(c), _models(store, c, artifacts))
+                said = write(store, file, artifacts)
             part.replace(path)
         finally:
             part.unlink(missing_ok=True)
-        size = logs.size(c)
-    return {"sha256": name, "leaves": size, "key": str(store.signer.verifier), "path": str(path)}
+    return {**said, "path": str(path)}
+
+
+def write(store: Store, file: IO[bytes], artifacts: str = "none") -> dict[str, Any]:
+    """Writes a bundle of one state of the ledger, whatever is appended meanwhile.
+
+    Args:
+        store: of the ledger.
+        file: open for writing.
+        artifacts: as in `export`.
+
+    Returns:
+        Its sha256 (of all but the last line), the number of leaves and the ledger's key.
+    """
+    validate.one_of("artifacts", artifacts, ARTIFACTS)
+    with store.database.reading() as c:
+        note = _newest(c)
+        name = bundle.write(file, note, logs.texts(c), _models(store, c, artifacts))
+        return {"sha256": name, "leaves": logs.size(c), "key": str(store.signer.verifier)}
 
 
 def prove(store: Store, index: int) -> dict[str, Any]:

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import base64
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from tacit.privacy.errors import ConfigError
 from tacit.privacy.governor import Governor
 from tacit.privacy.log import leaves
 from tacit.privacy.log.leaves import Body
@@ -25,6 +26,10 @@ from tacit.server.store import Store
 
 _RULING = ("POLICY", "AUDIT", "RESTORE")
 _KINDS = ("KEY", "PLAN", "CHARGE", "APPROVAL", *_RULING)
+_SIGNED = {
+    *("kind", "run", "plan", "verdict", "lifts", "note"),
+    *("ledger", "nonce", "key", "signature"),
+}
 
 
 class Governance:
@@ -91,19 +96,56 @@ class Governance:
             StorageError: there is no such run.
         """
         plan = self._store.run(run)["plan_digest"]
-        body = {
-            "kind": "APPROVAL",
-            "run": run,
-            "plan": plan,
-            "verdict": verdict,
-            "lifts": lifts,
-            "note": note,
-        }
+        body = _approval(run, plan, verdict, note, lifts)
         with self._store.appending() as (c, log):
             self._follow(c, needed=True)
             signed_body = signed({**body, **_once(c)}, signer)
             self._governor.check_approval(signed_body)
             return log.append(signed_body)
+
+    def draft(self, run: str, verdict: str, note: str, lifts: int | None, key: str) -> Body:
+        """An APPROVAL for a reviewer to sign elsewhere, with their own key; `accept` takes it back.
+
+        Args:
+            run: its id.
+            verdict: "approved" or "refused".
+            note: in words.
+            lifts: as in `approve`.
+            key: the reviewer's public one.
+
+        Raises:
+            StorageError: there is no such run.
+        """
+        body = _approval(run, self._store.run(run)["plan_digest"], verdict, note, lifts)
+        with self._store.database.reading() as c:
+            return {**body, **_once(c), "key": key}
+
+    def accept(self, body: Mapping[str, Any]) -> int:
+        """Appends an APPROVAL that was signed elsewhere: what `draft` gave, with its signature.
+
+        Raises:
+            ConfigError: it isn't of that form, or the signer isn't one who may.
+        """
+        if set(body) != _SIGNED or body["kind"] != "APPROVAL":
+            raise ConfigError(
+                f"fields={sorted(body)} aren't an approval's", f"it has {sorted(_SIGNED)}"
+            )
+        texts = _SIGNED - {"lifts"}
+        if not all(isinstance(body[name], str) for name in texts):
+            raise ConfigError("an approval's fields are text, but lifts, which is a leaf or null")
+        if body["lifts"] is not None and type(body["lifts"]) is not int:
+            raise ConfigError(f"lifts={body['lifts']!r} must be a leaf, or null")
+        with self._store.appending() as (c, log):
+            self._follow(c, needed=True)
+            self._governor.check_approval(body)
+            return log.append(body)
+
+    def frozen(self) -> list[tuple[int, Body]]:
+        """The AUDIT leaves that freeze releases, which nobody lifted."""
+        with self._store.database.reading() as c:
+            if not self._follow(c):
+                return []
+            return [(index, dict(leaf)) for index, leaf in self._governor.frozen.items()]
 
     def _follow(self, c: Connection, needed: bool = False) -> bool:
         """Takes in what is new; whether there is anything that rules."""
@@ -122,6 +164,11 @@ def signed(body: dict[str, Any], signer: SignerKey | None) -> Body:
     named = {**body, "key": str(signer.verifier) if signer else None}
     signature = signer.sign(leaves.statement(named)) if signer else b""
     return {**named, "signature": base64.b64encode(signature).decode() or None}
+
+
+def _approval(run: str, plan: str, verdict: str, note: str, lifts: int | None) -> Body:
+    said = {"verdict": verdict, "lifts": lifts, "note": note}
+    return {"kind": "APPROVAL", "run": run, "plan": plan, **said}
 
 
 def _once(c: Connection) -> dict[str, str]:

@@ -15,14 +15,14 @@ from starlette.concurrency import run_in_threadpool
 
 from tacit.server.access import tokens
 from tacit.server.access.tokens import Tokens
-from tacit.server.api import problems
+from tacit.server.api import describe, problems
 from tacit.server.api.context import Places
 from tacit.server.api.security import Guard, Rates
 from tacit.server.api.sessions import Sessions
 from tacit.server.api.settings import Settings
 
 PREFIX = "/v1"
-ROUTES = ("models", "ledger", "runs", "score", "erasures", "rollouts", "tokens")
+ROUTES = ("models", "ledger", "runs", "score", "erasures", "rollouts", "tokens", "accesses")
 DASHBOARD = "tacit.server.dashboard"
 
 
@@ -77,10 +77,11 @@ def make_app(
     for name in ROUTES:
         router = _router(f"tacit.server.api.routes.{name}")
         if router is not None:
-            app.include_router(router, prefix=PREFIX)
+            app.include_router(router, prefix=PREFIX, responses=describe.RESPONSES)
     dashboard = _router(DASHBOARD)
     if dashboard is not None:
         app.include_router(dashboard)
+    describe.described(app)
     return app
 
 

@@ -26,6 +26,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
+import anyio
+import anyio.to_thread
 from fastapi import Depends, Request
 from starlette.concurrency import run_in_threadpool
 
@@ -39,10 +41,13 @@ from tacit.server.api.settings import Settings
 from tacit.server.lifecycle import Lifecycle
 from tacit.server.registry import ModelRegistry
 from tacit.server.store import Store
+from tacit.server.views.models import Sees, everything
 
 T = TypeVar("T")
 # Path parameters that name a model.
 _MODELS = ("name", "model")
+# Reads of a place that wait for a commit at a time; they share one.
+_RECORDING = 32
 
 
 @dataclass
@@ -198,6 +203,11 @@ def sees(caller: Caller, model: str) -> str:
     return model
 
 
+def sight(caller: Caller) -> Sees:
+    """Which models a caller may know of, for views; `everything` itself if it is all of them."""
+    return everything if caller.covers(["*"]) else caller.sees
+
+
 def recorded(subject: str, action: str = "read") -> Callable[..., Awaitable[str]]:
     """A dependency: the read is recorded, durably, and its model is one that the caller sees.
 
@@ -218,8 +228,11 @@ def recorded(subject: str, action: str = "read") -> Callable[..., Awaitable[str]
         said = subject.format(**request.path_params)
         identifier: str = request.state.request
         try:
-            await run_in_threadpool(
-                place.recorder.read, caller.name, action, said, identifier, caller.token
+            # Threads of its own: whoever waits for a busy ledger holds up nobody who needs none.
+            await anyio.to_thread.run_sync(
+                place.recorder.read,
+                *(caller.name, action, said, identifier, caller.token),
+                limiter=place.shared("recording", lambda: anyio.CapacityLimiter(_RECORDING)),
             )
         except ConfigError:
             # Nothing here has such a name.

@@ -1,0 +1,65 @@
+"""How the API describes itself: the OpenAPI document.
+
+Guarantees: every answer that isn't a success is described, as problem+json, on every route; each
+route asks for a bearer token.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Problem(BaseModel):
+    """What went wrong (RFC 9457)."""
+
+    model_config = ConfigDict(extra="allow")
+
+    type: str = Field(description="about:blank: the title says it.")
+    title: str = Field(description="Of the status.", examples=["Not Found"])
+    status: int = Field(description="Of HTTP.", examples=[404])
+    detail: str = Field(description="What is wrong, in words.")
+    request: str = Field(description="The request's id, which the operator's log has too.")
+
+
+RESPONSES: dict[int | str, dict[str, Any]] = {
+    "default": {
+        "description": "Not done, and why. 401: no valid token. 403: the role may not. 404: there "
+        "is no such thing, or it isn't the caller's to see. 409: it was changed meanwhile, or "
+        "can't be done as things are. 422: not as described here. 429: too often.",
+        "content": {"application/problem+json": {"schema": Problem.model_json_schema()}},
+    }
+}
+_TAGS = [
+    {"name": "models", "description": "Versions, where each came from, and aliases."},
+    {"name": "ledger", "description": "Leaves, proofs, verification, policies and approvals."},
+    {"name": "runs", "description": "Runs, what each released and spent."},
+]
+
+
+def described(app: FastAPI) -> None:
+    """Has an app describe itself with its security, once."""
+
+    def openapi() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            made = get_openapi(
+                title=app.title,
+                version=app.version,
+                summary=app.summary,
+                routes=app.routes,
+                tags=_TAGS,
+            )
+            schemes = made.setdefault("components", {}).setdefault("securitySchemes", {})
+            schemes["token"] = {
+                "type": "http",
+                "scheme": "bearer",
+                "description": "tacit access token issue makes one; or a session of the dashboard.",
+            }
+            made["security"] = [{"token": []}]
+            app.openapi_schema = made
+        return app.openapi_schema
+
+    app.openapi = openapi  # type: ignore[method-assign]
