@@ -20,7 +20,7 @@ from tacit.privacy.secagg.keys import SIGNATURE_BYTES, Identity, verify
 from tacit.protocol import statements
 
 VERSION = 1
-LARGEST = 16 * 1024
+LARGEST, MOST = 16 * 1024, 200
 _TIME = "%Y-%m-%dT%H:%M:%SZ"
 
 
@@ -46,8 +46,8 @@ class Withdrawal:
 
     def __post_init__(self) -> None:
         texts = (self.population, self.ledger, self.at, self.nonce, self.signature)
-        if not all(isinstance(text, str) and text for text in texts):
-            raise MessageError("a withdrawal's fields are texts that aren't empty")
+        if not all(isinstance(x, str) and 0 < len(x) <= MOST and x.isprintable() for x in texts):
+            raise MessageError(f"a withdrawal's texts have 1 to {MOST} printable signs")
         if type(self.client) is not int or not 0 <= self.client < 2**32:
             raise MessageError(f"client={self.client!r:.40} isn't a client's number")
         _hex("nonce", self.nonce, statements.NONCE_BYTES)
