@@ -97,6 +97,11 @@ class Places:
         """A place that is open."""
         return self._open.get(tenant)
 
+    def opened(self) -> list[Place]:
+        """The places that are open."""
+        with self._lock:
+            return list(self._open.values())
+
     def open(self, tenant: str) -> Place:
         """A tenant's place.
 

@@ -9,6 +9,7 @@ from starlette.responses import Response
 
 from tacit.server.access.roles import Caller
 from tacit.server.api.context import Here, allowed
+from tacit.server.api.routes.ledger import whole
 from tacit.server.dashboard.pages import Page, Reader, reading, render, sight
 from tacit.server.views import audits as audit_views
 from tacit.server.views import ledger
@@ -33,7 +34,8 @@ def erasures(request: Request, caller: Eraser, place: Here) -> Response:
 
 @router.get("/access", dependencies=[Depends(reading("access log"))])
 def access(request: Request, caller: Admin, place: Here, subject: str = "") -> Response:
-    """Who read what, and the leaves that cover it."""
+    """Who read what, and the leaves that cover it; names all models, so it's for who sees all."""
+    whole(caller)
     found = ledger.leaves(place.store, limit=10_000, kinds=("ACCESS",))["leaves"]
     batches = [(row["body"]["first"], row["body"]["last"], row["leaf"]) for row in found]
     rows = place.recorder.reads(subject or None, _READS)

@@ -6,11 +6,13 @@ import asyncio
 import json
 import re
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any
 
+import anyio
 import pytest
 import sqlalchemy as sa
 from fastapi import APIRouter, Depends
@@ -371,6 +373,22 @@ def test_what_takes_too_long_isnt_waited_for(tmp_path: Path) -> None:
 def test_an_answer_that_fails_midway_is_cut_off(generous: Api) -> None:
     with pytest.raises(RuntimeError, match="had begun"):
         generous.client.get("/v1/breaks")
+
+
+def test_who_waits_for_a_busy_ledger_holds_up_nobody_else(generous: Api) -> None:
+    client, headers = generous.client, generous.bearer()
+    assert client.get("/v1/models", headers=headers).status_code == 200
+    here = generous.app.state.places.open("acme")
+    waiting: anyio.CapacityLimiter = here.shared("recording", lambda: anyio.CapacityLimiter(1))
+    # More than there are threads for requests.
+    with ThreadPoolExecutor(60) as pool:
+        with here.store.database.writing():
+            asked = [pool.submit(client.get, "/v1/models", headers=headers) for _ in range(60)]
+            while waiting.borrowed_tokens < waiting.total_tokens:
+                pass
+            assert client.get("/v1/whoami", headers=headers).status_code == 200
+            assert not any(each.done() for each in asked)
+        assert {each.result().status_code for each in asked} == {200}
 
 
 # Sessions

@@ -226,3 +226,75 @@ def test_every_read_is_recorded_before_and_sealed_at_the_end(root: Path, tmp_pat
     other = Store(Tenants(copy).home("acme"))
     assert other.leaves(kinds=["ACCESS"]) == []
     other.close()
+
+
+# The dashboard
+
+
+def pages(api: Api) -> list[str]:
+    """The paths of its pages."""
+    found = [
+        context.path
+        for route in api.app.routes
+        for context in getattr(route, "effective_route_contexts", list)()
+        if "GET" in (context.methods or ()) and not context.path.startswith("/v1")
+    ]
+    return [path for path in found if path not in ("/static/{name}", "/login")]
+
+
+def logged_in(api: Api, headers: dict[str, str]) -> None:
+    form = {"token": headers["Authorization"].removeprefix("Bearer ")}
+    api.client.cookies.clear()
+    assert api.client.post("/login", data=form, follow_redirects=False).status_code == 303
+
+
+def looked(api: Api, path: str, values: dict[str, Any]) -> tuple[int, str]:
+    """A page, but for what it repeats of its address."""
+    query = {k: v for k, v in values.items() if k not in names(path)}
+    found = api.client.get(path.format(**values), params=query, follow_redirects=False)
+    text = found.text
+    for word in (found.headers["X-Request-Id"], *map(str, values.values())):
+        text = text.replace(word, "")
+    return found.status_code, text
+
+
+def test_pages_tell_no_more_than_the_api(api: Api) -> None:
+    # One of them repeats what its reader asked for before; there is a test of that below.
+    paths = [path for path in pages(api) if path != "/access"]
+    assert {"/model", "/version", "/run", "/ledger/{index}"} <= set(paths)
+    for tenant, globs in (("acme", ["*"]), ("beta", ["tin*"])):
+        logged_in(api, api.bearer(tenant, "admin", *globs))
+        missing = 0
+        for path in paths:
+            one = looked(api, path, values(SECRET, api.runs[SECRET]))
+            two = looked(api, path, values(NOBODY, "20250101-000000-beef"))
+            # Pages that don't ask for a name may tell what goes on meanwhile.
+            assert one == two or one[0] == two[0] == 200, (tenant, path)
+            assert one[0] < 500, (tenant, path)
+            missing += one[0] == 404
+            plain = api.client.get(path.format(**values(OPEN, "x")), follow_redirects=False)
+            assert SECRET not in plain.text, (tenant, path)
+            assert api.runs[SECRET] not in plain.text, (tenant, path)
+        assert missing > 3
+
+
+def test_who_read_what_isnt_shown_to_who_may_not_know_of_it(api: Api) -> None:
+    wide, narrow = api.bearer("beta"), api.bearer("beta", "admin", "tin*")
+    found = api.client.get(f"/v1/models/{SECRET}", headers=wide)
+    request = found.headers["X-Request-Id"]
+    path = f"/v1/accesses/{request}"
+    assert SECRET in api.client.get("/v1/accesses", headers=wide).text
+    assert SECRET in api.client.get(path, headers=wide).text
+    for headers in (narrow, api.bearer("acme"), api.bearer("beta", "operator")):
+        for place in ("/v1/accesses", path, f"{path}/proof"):
+            assert SECRET not in api.client.get(place, headers=headers).text
+        logged_in(api, headers)
+        assert SECRET not in api.client.get("/access").text
+        api.client.cookies.clear()
+
+
+def test_pages_are_for_who_is_known(api: Api) -> None:
+    for path in pages(api):
+        found = api.client.get(path.format(**values(OPEN, "x")), follow_redirects=False)
+        assert found.status_code in (303, 401), path
+        assert OPEN not in found.text
