@@ -31,7 +31,7 @@ from tacit.privacy.log.verify import Report, Verifier, parsed
 from tacit.server import keys, schema
 from tacit.server import log as logs
 from tacit.server import tables as t
-from tacit.server.checks import access, erasure
+from tacit.server.checks import access, erasure, life
 from tacit.server.database import is_sqlite
 from tacit.server.registry import ModelRegistry
 from tacit.server.state import file_of
@@ -96,6 +96,7 @@ class _Home:
         yield "the versions", self._versions()
         yield "the rounds", self._rounds()
         yield "the cohorts", self._cohorts()
+        yield "what became of versions", life.problems(self._c)
         yield "the accesses", access.problems(self._c)
         yield "the withdrawals", erasure.problems(self._c)
 

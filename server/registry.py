@@ -1,7 +1,9 @@
 """Model versions: safetensors files named by their digest, and what is known of each.
 
-Guarantees: a version's file holds exactly the bytes whose SHA-256 the ledger's RELEASE leaf
-names, checked at every load; a changed byte is an error.
+Guarantees: `ModelRegistry.load` and `verified` give a version only if its file has the bytes whose
+SHA-256 its row names, the row says what the RELEASE and PLAN leaves say, those leaves are under a
+checkpoint signed with the ledger's key, and so is the envelope that says it once more
+(`tacit.server.attestations`). A byte changed in any of them is an error.
 """
 
 from __future__ import annotations
@@ -17,11 +19,13 @@ import sqlalchemy as sa
 from safetensors import SafetensorError
 
 from tacit.privacy.errors import MissingError, StorageError
+from tacit.server import attestations
 from tacit.server import tables as t
 from tacit.server.home import Home, explained, write_durably
 from tacit.server.store import Row, Store
 
 Arrays = Mapping[str, np.ndarray]
+_HINT = "tacit models list shows what is"
 
 
 def encode(arrays: Arrays) -> bytes:
@@ -81,34 +85,73 @@ class ModelRegistry:
         except SafetensorError as error:
             raise StorageError(f"artifact {digest} isn't safetensors: {error}") from error
 
+    def envelope(self, row: Row) -> str:
+        """A version's attestation, once row, leaves and signature agree; not its file.
+
+        Raises:
+            StorageError: they don't.
+        """
+        with self._store.database.reading() as c:
+            return attestations.check(c, self._store.signer.verifier, row)
+
+    def verified(self, row: Row) -> bytes:
+        """The bytes of a version, with all that binds them checked.
+
+        Raises:
+            StorageError: file, row, leaf or attestation isn't what was released.
+        """
+        self.envelope(row)
+        return self.data(row["artifact"])
+
+    def load(self, row: Row) -> dict[str, np.ndarray]:
+        """The arrays of a version that is to be used; raises as `verified`."""
+        self.envelope(row)
+        return self.get(row["artifact"])
+
     def find(self, reference: str) -> Row:
         """A version by ``NAME@NUMBER``, ``NAME@ALIAS``, ``NAME`` (its newest) or a digest's prefix.
 
         Raises:
-            MissingError: there is none.
+            MissingError: there is none; it says whether the model, the number or the alias is
+                what isn't there.
         """
-        name, at, number = reference.partition("@")
-        if at and number.removeprefix("v").isdigit():
-            found = self._store.versions(name=name, number=int(number.removeprefix("v")))
-        elif at:
-            found = self._aliased(name, number)
-        else:
+        name, at, version = reference.partition("@")
+        if not at:
             found = self._store.versions(name=name)
             if not found and len(reference) >= 8:
                 rows = self._store.versions()
                 found = [row for row in rows if row["artifact"].startswith(reference)]
+        elif version.removeprefix("v").isdecimal():
+            # A number beyond the column's is no version's.
+            number = int(version.removeprefix("v")[:19])
+            found = self._store.versions(name=name, number=number) if number < 2**31 else []
+        else:
+            return self._aliased(name, version)
         if not found:
-            raise MissingError(
-                f"model={reference} isn't in this home", "tacit models list shows what is"
-            )
+            raise self._missing(name, f"model={reference[:200]} isn't in this home")
         return found[-1]
 
-    def _aliased(self, name: str, alias: str) -> list[Row]:
-        """The version that an alias names; none if it names none."""
-        query = sa.select(t.moves.c.number).where(t.moves.c.model == name, t.moves.c.alias == alias)
+    def _aliased(self, name: str, alias: str) -> Row:
+        """The version that an alias names."""
+        of = t.moves.c
+        query = sa.select(of.number, of.leaf).where(of.model == name, of.alias == alias)
         with self._store.database.reading() as c:
-            number = c.execute(query.order_by(t.moves.c.leaf.desc()).limit(1)).scalar()
-        return [] if number is None else self._store.versions(name=name, number=number)
+            move = c.execute(query.order_by(of.leaf.desc()).limit(1)).first()
+        if move is None:
+            raise self._missing(name, f"{name[:200]} has no alias={alias[:80]!r}")
+        if move.number is None:
+            raise MissingError(
+                f"{name}@{alias} names no version since leaf {move.leaf}",
+                f"tacit models history {name} shows its moves",
+            )
+        return self._store.versions(name=name, number=move.number)[-1]
+
+    def _missing(self, name: str, problem: str) -> MissingError:
+        """What isn't there, with what is."""
+        numbers = [row["number"] for row in self._store.versions(name=name)]
+        if not numbers:
+            return MissingError(f"model={name[:200]} isn't in this home", _HINT)
+        return MissingError(problem, f"it has versions 1 to {numbers[-1]}; {_HINT}")
 
     def list(self, name: str | None = None) -> list[Row]:
         """All versions, or those of one model, oldest first."""

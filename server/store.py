@@ -21,7 +21,7 @@ from sqlalchemy.engine import Connection
 from tacit.privacy import ledger
 from tacit.privacy.errors import MissingError
 from tacit.privacy.log.leaves import SPENDING, Body, sealed
-from tacit.server import actors, keys
+from tacit.server import actors, attestations, keys
 from tacit.server import log as logs
 from tacit.server import tables as t
 from tacit.server.database import Database, is_sqlite
@@ -62,6 +62,7 @@ class Store:
                 if is_sqlite(self.database.url):
                     home.database.chmod(0o600)
                 self.signer = keys.opened(home, self.database)
+                attestations.complete(self.database, self.signer)
             failing.pop_all()
 
     def close(self) -> None:
@@ -216,7 +217,7 @@ class Store:
         state: str,
         guard: Guard | None = None,
     ) -> Row:
-        """One transaction: RELEASE leaves, model version, round state.
+        """One transaction: RELEASE leaves, model version and its attestation, round state.
 
         Args:
             leaves: bodies; the last is the model's, which gets the version's number, its
@@ -263,7 +264,9 @@ class Store:
                 t.runs.update().where(t.runs.c.id == run).values(round=row["round"], state=state)
             )
             assert done.inserted_primary_key is not None
-            return {"id": done.inserted_primary_key[0], **row}
+            made = {"id": done.inserted_primary_key[0], **row}
+            attestations.attest(c, self.signer, made, more["parent"])
+            return made
 
     def release_evaluation(self, leaf: Body, round_row: Row, guard: Guard | None = None) -> int:
         """One transaction: the RELEASE leaf of a rollout's round, and the round.
