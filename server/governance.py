@@ -166,6 +166,21 @@ def signed(body: dict[str, Any], signer: SignerKey | None) -> Body:
     return {**named, "signature": base64.b64encode(signature).decode() or None}
 
 
+def resigned(body: Mapping[str, Any], signer: SignerKey) -> Body:
+    """An APPROVAL that `Governance.draft` gave, signed.
+
+    The statement is made anew from its fields: what is signed is what they say.
+
+    Raises:
+        ConfigError: it isn't one, or is for another key.
+    """
+    if set(body) != _SIGNED - {"signature"} or body["kind"] != "APPROVAL":
+        raise ConfigError(f"fields={sorted(body)} aren't an approval's")
+    if body["key"] != str(signer.verifier):
+        raise ConfigError(f"key={body['key']} isn't the key that would sign", "ask with your own")
+    return signed(dict(body), signer)
+
+
 def _approval(run: str, plan: str, verdict: str, note: str, lifts: int | None) -> Body:
     said = {"verdict": verdict, "lifts": lifts, "note": note}
     return {"kind": "APPROVAL", "run": run, "plan": plan, **said}

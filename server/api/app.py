@@ -15,7 +15,7 @@ from starlette.concurrency import run_in_threadpool
 
 from tacit.server.access import tokens
 from tacit.server.access.tokens import Tokens
-from tacit.server.api import describe, problems
+from tacit.server.api import describe, health, problems
 from tacit.server.api.context import Places
 from tacit.server.api.security import Guard, Rates
 from tacit.server.api.sessions import Sessions
@@ -74,6 +74,7 @@ def make_app(
         settings=settings,
         rates=rates or Rates(settings.limits),
     )
+    app.include_router(health.router, responses=describe.RESPONSES)
     for name in ROUTES:
         router = _router(f"tacit.server.api.routes.{name}")
         if router is not None:

@@ -6,6 +6,9 @@ route asks for a bearer token.
 
 from __future__ import annotations
 
+import json
+import tempfile
+from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI
@@ -38,6 +41,20 @@ _TAGS = [
     {"name": "ledger", "description": "Leaves, proofs, verification, policies and approvals."},
     {"name": "runs", "description": "Runs, what each released and spent."},
 ]
+
+
+def document() -> str:
+    """The description as it is kept in ``docs/openapi.json``."""
+    from tacit.server.api.app import make_app
+    from tacit.server.api.settings import Settings
+
+    with tempfile.TemporaryDirectory() as nowhere:
+        app = make_app(Path(nowhere), Settings())
+        try:
+            made = app.openapi()
+        finally:
+            app.state.tokens.close()
+    return json.dumps(made, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
 
 
 def described(app: FastAPI) -> None:

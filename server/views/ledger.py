@@ -252,7 +252,7 @@ def _awaited(
     }
 
 
-def _leaf(row: Mapping[str, Any]) -> Row:
+def _leaf(row: sa.RowMapping) -> Row:
     index, run, kind, hashed, text = (row[k] for k in ("index", "run", "kind", "hash", "body"))
     return {"leaf": index, "run": run, "kind": kind, "hash": hashed, "body": json.loads(text)}
 

@@ -28,7 +28,8 @@ RootOption = Annotated[
 Request = Annotated[str, typer.Argument(metavar="REQUEST", help="A request's id.")]
 
 
-def _root(home: str | None) -> Path:
+def root_of(home: str | None) -> Path:
+    """The root that an option names."""
     import os
     from pathlib import Path
 
@@ -42,7 +43,7 @@ def _tokens(home: str | None) -> Tokens:
     from tacit.privacy.errors import MissingError
     from tacit.server.access.tokens import FILE, Tokens
 
-    root = _root(home)
+    root = root_of(home)
     if not (root / FILE).is_file():
         raise MissingError(f"home={root} holds no tokens", "tacit access token issue makes one")
     return Tokens(root)
@@ -61,7 +62,7 @@ def tenant_add(
     """Make a tenant, with an empty ledger and its key."""
     from tacit.server.access.tenants import Tenants
 
-    made = Tenants(_root(home)).create(name, database)
+    made = Tenants(root_of(home)).create(name, database)
     if as_json:
         print_json({"tenant": name, "home": str(made.root)})
     else:
@@ -73,7 +74,7 @@ def tenant_list(as_json: JsonOption = False, home: RootOption = None) -> None:
     """List the tenants."""
     from tacit.server.access.tenants import Tenants
 
-    tenants = Tenants(_root(home))
+    tenants = Tenants(root_of(home))
     rows = [{"tenant": name, "home": str(tenants.home(name).root)} for name in tenants.list()]
     if as_json:
         print_json(rows)
@@ -101,8 +102,8 @@ def issue(
     from tacit.server.access import tokens
     from tacit.server.access.tenants import Tenants
 
-    Tenants(_root(home)).home(tenant)
-    with closing(tokens.Tokens(_root(home))) as held:
+    Tenants(root_of(home)).home(tenant)
+    with closing(tokens.Tokens(root_of(home))) as held:
         text, row = held.issue(
             name, role, tenant=tenant, models=models or ["*"], lifetime=tokens.days(days)
         )

@@ -18,7 +18,7 @@ KeyFile = Annotated[
 
 def register(app: typer.Typer) -> None:
     """Adds the commands to ``tacit ledger``."""
-    for command in (policy, approve, keygen, rotate):
+    for command in (policy, approve, sign, keygen, rotate):
         app.command()(command)
 
 
@@ -126,6 +126,34 @@ def approve(
     else:
         what = f"run {identifier}" if lifts is None else f"going on after leaf {lifts}"
         print(f"leaf {leaf}: {what} is {verdict}")
+
+
+def sign(
+    draft: Annotated[
+        str, typer.Argument(metavar="FILE", help="What the API gave to sign (JSON); - is stdin.")
+    ],
+    key: Annotated[str, typer.Option("--key", metavar="FILE", help="The reviewer's key file.")],
+) -> None:
+    """Sign an approval on the reviewer's own machine; POST what is printed to /v1/approvals."""
+    import json
+    import sys
+
+    from tacit.cli.common import read_text
+    from tacit.privacy.errors import ConfigError
+    from tacit.server.governance import resigned
+
+    text = sys.stdin.read() if draft == "-" else read_text(draft)
+    try:
+        found = json.loads(text)
+        body = dict(found["body"])
+    except (ValueError, LookupError, TypeError) as error:
+        raise ConfigError(f"draft={draft} isn't what /v1/approvals/RUN/statement gives") from error
+    signer = _signer(key)
+    assert signer is not None
+    made = resigned(body, signer)
+    what = f"run {made['run']}" if made["lifts"] is None else f"going on after {made['lifts']}"
+    print(f"{what}: {made['verdict']}, by {made['key'].partition('+')[0]}", file=sys.stderr)
+    print_json(made)
 
 
 def keygen(

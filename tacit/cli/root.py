@@ -6,6 +6,7 @@ import typer
 
 from tacit.cli import (
     access,
+    api,
     audit,
     backup,
     clients,
@@ -16,6 +17,7 @@ from tacit.cli import (
     ledger,
     models,
     plan,
+    retrain,
     rollout,
     runs,
     score,
@@ -33,6 +35,7 @@ app = typer.Typer(
 app.command("simulate")(simulate.simulate)
 app.command("serve")(serve.serve)
 app.command("plan")(plan.plan)
+app.command("retrain")(retrain.retrain)
 app.command("rollout")(rollout.rollout)
 app.command("score")(score.score)
 app.command("withdraw")(withdraw.withdraw)
@@ -41,6 +44,7 @@ app.command("backup")(backup.backup)
 app.command("restore")(backup.restore)
 ledger.app.command("restored")(backup.restored)
 app.add_typer(access.app, name="access")
+app.add_typer(api.app, name="api")
 app.add_typer(audit.app, name="audit")
 app.add_typer(deploy.app, name="deploy")
 app.add_typer(devices.app, name="devices")
