@@ -22,6 +22,7 @@ from tampering import Unguarded
 
 from tacit.privacy.errors import ConfigError, MissingError, StorageError
 from tacit.privacy.log.custody import covered
+from tacit.privacy.log.verify import Verifier
 from tacit.server import check
 from tacit.server import tables as t
 from tacit.server.access.records import Recorder, Sealer
@@ -391,6 +392,23 @@ def test_a_row_put_in_between_is_found(home: Home, sealed: Path) -> None:
     store = Store(home)
     assert any("sealed" in line for line in said(store))
     store.close()
+
+
+@pytest.mark.parametrize(("first", "last"), [(6, 7), (4, 5), (5, 4)])
+def test_a_leaf_that_covers_others_is_found_without_rows(
+    store: Store, first: int, last: int
+) -> None:
+    """By whoever has the leaves alone, in order, as `tacit-verify` does."""
+    recorder = Recorder(store)
+    recorder.score([{"request": f"request-{i}"} for i in range(4)])
+    recorder.seal()
+    body = {"kind": "ACCESS", "run": "", "first": first, "last": last, "root": "0" * 64}
+    store.append({**body, "count": last - first + 1})
+    verifier = Verifier()
+    for leaf in store.leaves():
+        verifier.add(rfc8785.dumps(leaf["body"]).decode())
+    report = verifier.finish(store.checkpoint())
+    assert [finding.leaf for finding in report.findings] == [2]
 
 
 @pytest.mark.parametrize("verb", ["UPDATE accesses SET body = ''", "DELETE FROM accesses"])

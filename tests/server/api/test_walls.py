@@ -239,7 +239,9 @@ def pages(api: Api) -> list[str]:
         for context in getattr(route, "effective_route_contexts", list)()
         if "GET" in (context.methods or ()) and not context.path.startswith("/v1")
     ]
-    return [path for path in found if path not in ("/static/{name}", "/login")]
+    return [
+        path for path in found if path not in ("/static/{name}", "/login", "/healthz", "/readyz")
+    ]
 
 
 def logged_in(api: Api, headers: dict[str, str]) -> None:
