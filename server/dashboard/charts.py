@@ -13,6 +13,8 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
+from tacit.server.dashboard.formats import mark
+
 WIDTH, HEIGHT = 640, 260
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52, 16, 14, 44
 # How often a style comes before it is used again.
@@ -109,10 +111,15 @@ class Chart:
             *(_level(level, scale) for level in self.levels),
             *(_series(series, i % STYLES, scale) for i, series in enumerate(self.series)),
         ]
-        head = Markup(
+        head = mark(
             '<svg class="chart" viewBox="0 0 {w} {h}" role="img" aria-labelledby="{n}-t {n}-d">'
-            '<title id="{n}-t">{title}</title><desc id="{n}-d">{text}</desc>'
-        ).format(w=WIDTH, h=HEIGHT, n=self.name, title=self.title, text=self.text)
+            '<title id="{n}-t">{title}</title><desc id="{n}-d">{text}</desc>',
+            w=WIDTH,
+            h=HEIGHT,
+            n=self.name,
+            title=self.title,
+            text=self.text,
+        )
         return head + Markup("").join(parts) + Markup("</svg>")
 
 
@@ -173,22 +180,28 @@ def _frame(chart: Chart, scale: _Scale) -> Markup:
         value = scale.y0 + i * scale.step
         y = scale.y(value)
         parts.append(
-            Markup(
+            mark(
                 '<line class="grid" x1="{}" x2="{}" y1="{}" y2="{}"/>'
-                '<text class="tick end" x="{}" y="{}">{}</text>'
-            ).format(_LEFT, right, y, y, _LEFT - 6, y + 4, f"{value:.{digits}f}")
+                '<text class="tick end" x="{}" y="{}">{}</text>',
+                _LEFT,
+                right,
+                y,
+                y,
+                _LEFT - 6,
+                y + 4,
+                f"{value:.{digits}f}",
+            )
         )
     for value, label in chart.ticks:
         parts.append(
-            Markup('<text class="tick mid" x="{}" y="{}">{}</text>').format(
-                scale.x(value), floor + 17, label
+            mark(
+                '<text class="tick mid" x="{}" y="{}">{}</text>', scale.x(value), floor + 17, label
             )
         )
-    names = Markup(
+    names = mark(
         '<line class="axis" x1="{}" x2="{}" y1="{}" y2="{}"/>'
         '<text class="name mid" x="{}" y="{}">{}</text>'
-        '<text class="name mid" transform="translate(13 {}) rotate(-90)">{}</text>'
-    ).format(
+        '<text class="name mid" transform="translate(13 {}) rotate(-90)">{}</text>',
         _LEFT,
         right,
         floor,
@@ -204,27 +217,39 @@ def _frame(chart: Chart, scale: _Scale) -> Markup:
 
 def _level(level: Level, scale: _Scale) -> Markup:
     y = scale.y(level.y)
-    line = Markup(
+    line = mark(
         '<line class="level" x1="{}" x2="{}" y1="{}" y2="{}"/>'
-        '<text class="level-name end" x="{}" y="{}">{}</text>'
-    ).format(_LEFT, WIDTH - _RIGHT, y, y, WIDTH - _RIGHT - 2, y - 5, level.label)
+        '<text class="level-name end" x="{}" y="{}">{}</text>',
+        _LEFT,
+        WIDTH - _RIGHT,
+        y,
+        y,
+        WIDTH - _RIGHT - 2,
+        y - 5,
+        level.label,
+    )
     return _linked(line, level.link, level.label)
 
 
 def _series(series: Series, style: int, scale: _Scale) -> Markup:
     parts = [_band(piece, style, scale) for piece in _pieces(series.points, "low")]
     parts += [
-        Markup('<path class="line s{}" d="{}"/>').format(style, _path(piece, series.steps, scale))
+        mark('<path class="line s{}" d="{}"/>', style, _path(piece, series.steps, scale))
         for piece in _pieces(series.points, "y")
     ]
     dots = [p for p in series.points if p.y is not None]
     radius = 3.5 if len(dots) <= 60 else 2
     for p in dots:
         assert p.y is not None
-        mark = Markup('<circle class="dot s{}{}" cx="{}" cy="{}" r="{}"/>').format(
-            style, " marked" if p.marked else "", scale.x(p.x), scale.y(p.y), radius
+        dot = mark(
+            '<circle class="dot s{}{}" cx="{}" cy="{}" r="{}"/>',
+            style,
+            " marked" if p.marked else "",
+            scale.x(p.x),
+            scale.y(p.y),
+            radius,
         )
-        parts.append(_linked(mark, p.link, p.title))
+        parts.append(_linked(dot, p.link, p.title))
     return Markup("").join(parts)
 
 
@@ -255,16 +280,20 @@ def _band(piece: Sequence[Point], style: int, scale: _Scale) -> Markup:
     if len(piece) == 1:
         # A band of no width would not be seen.
         p = piece[0]
-        return Markup('<path class="whisker s{}" d="M{} {}V{}"/>').format(
-            style, scale.x(p.x), scale.y(p.low or 0.0), scale.y(p.high or 0.0)
+        return mark(
+            '<path class="whisker s{}" d="M{} {}V{}"/>',
+            style,
+            scale.x(p.x),
+            scale.y(p.low or 0.0),
+            scale.y(p.high or 0.0),
         )
     up = [f"{scale.x(p.x)} {scale.y(p.high or 0.0)}" for p in piece]
     down = [f"{scale.x(p.x)} {scale.y(p.low or 0.0)}" for p in reversed(piece)]
-    return Markup('<path class="band s{}" d="M{}Z"/>').format(style, "L".join([*up, *down]))
+    return mark('<path class="band s{}" d="M{}Z"/>', style, "L".join([*up, *down]))
 
 
 def _linked(inner: Markup, link: str, title: str) -> Markup:
-    said = Markup("<title>{}</title>").format(title) if title else Markup("")
+    said = mark("<title>{}</title>", title) if title else Markup("")
     if not link:
         return Markup("<g>{}{}</g>").format(said, inner)
-    return Markup('<a href="{}" tabindex="-1">{}{}</a>').format(link, said, inner)
+    return mark('<a href="{}" tabindex="-1">{}{}</a>', link, said, inner)

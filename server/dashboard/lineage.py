@@ -12,7 +12,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from tacit.server.dashboard.pages import url
+from tacit.server.dashboard.formats import mark, url
 
 MOST = 40
 _PLAIN = ("released", "retired")
@@ -56,11 +56,15 @@ def graph(
     nodes = [_node(model, v, *place[v["number"]], named) for v in shown]
     width = max(320, 2 * _LEFT + (len(shown) - 1) * _STEP)
     height = _TOP + (len(runs) - 1) * _LANE + 32
-    head = Markup(
+    head = mark(
         '<svg class="lineage" viewBox="0 0 {w} {h}" width="{w}" height="{h}" role="img" '
         'aria-labelledby="lineage-t lineage-d"><title id="lineage-t">Lineage of {model}</title>'
-        '<desc id="lineage-d">{text}</desc>'
-    ).format(w=width, h=height, model=model, text=_said(shown, runs, begun))
+        '<desc id="lineage-d">{text}</desc>',
+        w=width,
+        h=height,
+        model=model,
+        text=_said(shown, runs, begun),
+    )
     svg = head + Markup("").join([*edges, *nodes]) + Markup("</svg>")
     return Graph(svg, len(versions) - len(shown), runs)
 
@@ -85,9 +89,17 @@ def _edge(place: Mapping[int, tuple[int, int]], a: int, b: int) -> Markup:
         return Markup("")
     (x0, y0), (x1, y1) = place[a], place[b]
     if y0 == y1:
-        return Markup('<path class="edge" d="M{} {}H{}"/>').format(x0 + _R, y0, x1 - _R)
-    return Markup('<path class="edge begun" d="M{} {}C{} {} {} {} {} {}"/>').format(
-        x0, y0 + _R, x0, y1, x1 - _R - 20, y1, x1 - _R, y1
+        return mark('<path class="edge" d="M{} {}H{}"/>', x0 + _R, y0, x1 - _R)
+    return mark(
+        '<path class="edge begun" d="M{} {}C{} {} {} {} {} {}"/>',
+        x0,
+        y0 + _R,
+        x0,
+        y1,
+        x1 - _R - 20,
+        y1,
+        x1 - _R,
+        y1,
     )
 
 
@@ -99,13 +111,15 @@ def _node(model: str, version: Mapping[str, Any], x: int, y: int, named: Sequenc
     if not plain:
         # Neighbours' names one above the other.
         raised = 14 * (named.index(version["number"]) % 2)
-        label = Markup('<text class="alias" x="{}" y="{}">{}</text>').format(
-            x, y - _R - 6 - raised, stage if len(stage) <= 24 else stage[:23] + "…"
+        label = mark(
+            '<text class="alias" x="{}" y="{}">{}</text>',
+            x,
+            y - _R - 6 - raised,
+            stage if len(stage) <= 24 else stage[:23] + "…",
         )
-    return Markup(
+    return mark(
         '<a href="{}"><title>{}</title><circle class="node {}" cx="{}" cy="{}" r="{}"/>'
-        '<text class="number" x="{}" y="{}">{}</text></a>{}'
-    ).format(
+        '<text class="number" x="{}" y="{}">{}</text></a>{}',
         url("/version", name=model, number=version["number"]),
         f"version {version['number']}, {stage}, leaf {version['leaf']}",
         kind,

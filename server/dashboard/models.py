@@ -77,9 +77,9 @@ _EXPORT = reading("model", "name", "number", action="export")
 
 @router.get("/version/artifact", dependencies=[Depends(_EXPORT)])
 def artifact(name: str, number: int, caller: Reader, place: Here) -> Response:
-    """The version's file, whose digest is checked as it is read."""
-    made = _version(place, caller, name, number)
-    data = place.registry.data(made["artifact"])
+    """The version's file, whose digest and attestation are checked as it is read."""
+    _version(place, caller, name, number)
+    data = place.registry.verified(place.store.versions(name=name, number=number)[0])
     return download(data, f"{name}-{number}.safetensors", "application/octet-stream")
 
 
@@ -87,7 +87,7 @@ def artifact(name: str, number: int, caller: Reader, place: Here) -> Response:
 def attestation(name: str, number: int, caller: Reader, place: Here) -> Response:
     """The version's signed attestation."""
     _version(place, caller, name, number)
-    text = views.envelope(place.store, name, number)
+    text = place.registry.envelope(place.store.versions(name=name, number=number)[0])
     return download(text, f"{name}-{number}.dsse.json", "application/json")
 
 

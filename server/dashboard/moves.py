@@ -16,7 +16,8 @@ from tacit.privacy.errors import ConflictError, StorageError, TacitError
 from tacit.server.access.roles import Caller
 from tacit.server.api import problems
 from tacit.server.api.context import Here, Place, allowed, sees
-from tacit.server.dashboard.pages import Page, render, url
+from tacit.server.dashboard.formats import url
+from tacit.server.dashboard.pages import Page, render
 from tacit.server.views import models as views
 
 router = APIRouter(route_class=Page)

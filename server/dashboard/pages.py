@@ -10,18 +10,16 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import math
 import re
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine
 from importlib import resources
 from typing import Annotated, Any
-from urllib.parse import quote, urlencode
+from urllib.parse import urlencode
 
 import jinja2
 from fastapi import Depends, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
-from markupsafe import Markup
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.responses import HTMLResponse, RedirectResponse, Response
@@ -29,9 +27,9 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 from tacit.privacy.errors import TacitError
 from tacit.server.access.roles import Caller
 from tacit.server.api import problems
-from tacit.server.api.context import Here, Place, allowed, sessions, visitor
-from tacit.server.views.ledger import Sees
-from tacit.server.views.models import everything
+from tacit.server.api.context import Here, allowed, sessions, visitor
+from tacit.server.dashboard.formats import at, epsilon, percent, short, shown, url
+from tacit.server.views.models import Sees, everything
 
 STATIC = {"dashboard.css": "text/css; charset=utf-8", "icon.svg": "image/svg+xml"}
 Reader = Annotated[Caller, Depends(allowed("read"))]
@@ -167,46 +165,6 @@ def static(name: str) -> bytes:
     return (resources.files("tacit.server.dashboard") / "static" / name).read_bytes()
 
 
-# Formats
-
-
-def shown(value: Any) -> Any:
-    """A value as a page may have it: text without signs that can't be seen."""
-    if isinstance(value, Markup) or not isinstance(value, str):
-        return value
-    if value.isprintable():
-        return value
-    return "".join(c if c.isprintable() or c in "\n\t" else _code(c) for c in value)
-
-
-def epsilon(value: float | None, digits: int = 3) -> str:
-    """An epsilon, rounded up; what isn't claimed says so."""
-    if value is None:
-        return "not claimed"
-    if not math.isfinite(value):
-        return "unbounded"
-    scale = 10**digits
-    return f"{math.ceil(value * scale - 1e-9) / scale:.{digits}f}"
-
-
-def short(value: str, length: int = 12) -> str:
-    """The beginning of a digest."""
-    return value if len(value) <= length else value[:length]
-
-
-def at(value: str | None) -> str:
-    """A time in UTC, without what leaves don't say."""
-    if not value:
-        return ""
-    return re.sub(r":00Z$", "", str(value).replace("T", " ")).removesuffix("Z")
-
-
-def url(path: str, **given: Any) -> str:
-    """A link within the dashboard; what is None is left out."""
-    query = urlencode({k: v for k, v in given.items() if v is not None}, quote_via=quote)
-    return f"{path}?{query}" if query else path
-
-
 @functools.cache
 def _engine() -> jinja2.Environment:
     environment = jinja2.Environment(
@@ -217,7 +175,7 @@ def _engine() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"eps": epsilon, "short": short, "at": at, "percent": _percent}
+    environment.filters |= {"eps": epsilon, "short": short, "at": at, "percent": percent}
     environment.globals |= {"url": url, "assets": {name: _versioned(name) for name in STATIC}}
     return environment
 
@@ -226,24 +184,8 @@ def _versioned(name: str) -> str:
     return f"/static/{name}?v={hashlib.sha256(static(name)).hexdigest()[:12]}"
 
 
-def _percent(value: float) -> str:
-    return f"{100 * value:.1f} %"
-
-
-def _code(sign: str) -> str:
-    return f"\\u{ord(sign):04x}" if ord(sign) < 0x10000 else f"\\U{ord(sign):08x}"
-
-
 def _section(path: str) -> str:
     """The entry of the menu that a page belongs to."""
     first = "/" + path.lstrip("/").partition("/")[0]
     return {"/model": "/models", "/version": "/models", "/moves": "/models", "/run": "/runs",
             "/population": "/populations"}.get(first, first)  # fmt: skip
-
-
-def counted(rows: Mapping[str, Any] | list[Any], one: str, many: str = "") -> str:
-    """So many of something, in words."""
-    return f"{len(rows)} {one if len(rows) == 1 else many or one + 's'}"
-
-
-__all__ = ["Here", "Page", "Place", "Reader", "download", "reading", "render", "sight"]

@@ -11,7 +11,8 @@ from tacit.server.api import problems
 from tacit.server.api.context import Here
 from tacit.server.dashboard.charts import Chart, Level, Point, Series, hours
 from tacit.server.dashboard.figures import books, figures
-from tacit.server.dashboard.pages import Page, Reader, at, epsilon, reading, render, sight
+from tacit.server.dashboard.formats import at, epsilon
+from tacit.server.dashboard.pages import Page, Reader, reading, render, sight
 
 router = APIRouter(route_class=Page)
 _ROWS = 60

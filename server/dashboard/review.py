@@ -15,7 +15,7 @@ from starlette.responses import RedirectResponse, Response
 from tacit.privacy.errors import TacitError
 from tacit.server.access.roles import Caller
 from tacit.server.api.context import Here, Place, allowed
-from tacit.server.dashboard.figures import waiting
+from tacit.server.dashboard.figures import books, waiting
 from tacit.server.dashboard.pages import Page, Reader, download, reading, render, sight
 from tacit.server.governance import Governance
 from tacit.server.views import ledger
@@ -81,13 +81,14 @@ def _page(
     signed: str = "",
 ) -> Response:
     sees = sight(caller)
+    known = {row["population"] for row in books(place).populations(sees)}
     said = ledger.leaves(place.store, limit=500, kinds=("APPROVAL",), sees=sees)
     return render(
         request,
         "approvals.html",
         status,
         waiting=waiting(place, caller),
-        policies=ledger.policies(place.store),
+        policies=[p for p in ledger.policies(place.store) if p["population"] in known],
         approvals=said["leaves"][::-1],
         problem=problem,
         signed=signed,

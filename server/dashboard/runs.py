@@ -11,7 +11,8 @@ from tacit.privacy.ledger import STATED
 from tacit.server.api.context import Here
 from tacit.server.dashboard.charts import Chart, Point, Series
 from tacit.server.dashboard.figures import figures
-from tacit.server.dashboard.pages import Page, Reader, epsilon, reading, render, sight
+from tacit.server.dashboard.formats import epsilon
+from tacit.server.dashboard.pages import Page, Reader, reading, render, sight
 from tacit.server.views import runs as views
 
 router = APIRouter(route_class=Page)
