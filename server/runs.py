@@ -40,8 +40,8 @@ def code_version() -> str:
     return f"tacit {version('tacit')}+src.{hasher.hexdigest()[:12]}"
 
 
-def create(spec: RunSpec, task: Task, store: Store) -> Row:
-    """A new run's row, committed."""
+def create(spec: RunSpec, task: Task, store: Store, cause: int | None = None) -> Row:
+    """A new run's row, committed; ``cause`` is the leaf of the fallback that asked for it."""
     spec, begins = initial.settled(spec, task, store)
     plan = privacy_plan(task, spec)
     identifier = f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
@@ -57,6 +57,7 @@ def create(spec: RunSpec, task: Task, store: Store) -> Row:
             "code": code_version(),
         },
         initial=begins,
+        cause=cause,
     )
     return store.run(identifier)
 

@@ -18,7 +18,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from tacit.privacy import ledger
+from tacit.privacy import ancestry, ledger
 from tacit.privacy.errors import MissingError
 from tacit.privacy.log.leaves import SPENDING, Body, sealed
 from tacit.server import actors, attestations, keys
@@ -28,6 +28,7 @@ from tacit.server.database import Database, is_sqlite
 from tacit.server.erasure import handles
 from tacit.server.home import Home
 from tacit.server.log import Log, Opening
+from tacit.server.past import Past
 
 Row = dict[str, Any]
 Guard = Callable[[Connection, str], None]
@@ -84,6 +85,7 @@ class Store:
         row: Row,
         initial: Mapping[str, Any] | None = None,
         rollout: Mapping[str, Any] | None = None,
+        cause: int | None = None,
     ) -> None:
         """Adds a run and its PLAN leaf.
 
@@ -91,9 +93,11 @@ class Store:
             row: its id, name, population, spec, plan, their digests and the code.
             initial: the version that it begins with: model, number, release and artifact.
             rollout: what its rounds evaluate, if they do nothing else.
+            cause: leaf of the fallback that asked for it.
         """
         begins = {} if initial is None else {"initial": dict(initial)}
         begins |= {} if rollout is None else {"rollout": dict(rollout)}
+        begins |= {} if cause is None else {"cause": cause}
         with self.appending() as (c, log):
             log.append({**keys.plan_leaf(row), "actor": actors.current(), **begins})
             more = {"status": "running", "created_at": log.at, "round": 0, "message": ""}
@@ -177,7 +181,12 @@ class Store:
         """What a run's leaves add up to: every row of its epsilon table, recomputed."""
         plan = json.loads(self.run(run)["plan"])
         deltas = {"client": plan["client_delta"], "record": plan["record_delta"]}
-        return ledger.replay([leaf["body"] for leaf in self.spending(run)], deltas).table()
+        bodies = [leaf["body"] for leaf in self.spending(run)]
+        return ledger.replay(bodies, deltas, self.base(run)).table()
+
+    def base(self, run: str) -> ledger.Spending | None:
+        """What was spent on the version that a run began with; None if it began with none."""
+        return ancestry.base(Past(self), run)
 
     def cohorts(self, run: str) -> list[tuple[str, list[int]]]:
         """Purpose and members of every cohort drawn in a run, abandoned ones included.

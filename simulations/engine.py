@@ -131,17 +131,43 @@ def simulate(
         >>> result.rounds
         1
     """
+    spec = None if resume is not None else build.compose(overrides)
+    return simulated(
+        spec,
+        task=task,
+        home=home,
+        resume=resume,
+        started=started,
+        progress=progress,
+        trainer=trainer,
+        workers=workers,
+    )
+
+
+def simulated(
+    spec: RunSpec | None,
+    *,
+    task: Task | None = None,
+    home: str | PathLike[str] | None = None,
+    resume: str | None = None,
+    cause: int | None = None,
+    started: Callable[[Row, RunSpec], None] | None = None,
+    progress: Callable[[RoundResult], None] | None = None,
+    trainer: MakeTrainer | None = None,
+    workers: int | None = None,
+) -> Result:
+    """As `simulate`, of a configuration; ``cause`` is the leaf of the fallback that asks for it."""
     began = time.perf_counter()
     place = Home(home)
     store = Store(place)
     try:
-        if resume is None:
-            spec = decided(build.compose(overrides))
+        if spec is not None:
+            spec = decided(spec)
             device(spec)  # Refused before there is a run.
             found = check(task, spec) if task is not None else load(spec)
-            run = runs.create(spec, found, store)
+            run = runs.create(spec, found, store, cause)
         else:
-            run = store.run(resume)
+            run = store.run(resume or "last")
             spec = runs.spec_of(run)
             found = check(task, spec) if task is not None else load(spec)
         if started is not None:

@@ -189,7 +189,9 @@ class Trail:
 
     def _begun(self, index: int, body: Leaf, run: RunTrail) -> Iterator[str]:
         """Whether the version that a run begins with was released; what that cost counts."""
-        initial = body.get("initial")
+        initial, cause = body.get("initial"), body.get("cause")
+        if cause is not None and cause not in self.life.automatic:
+            yield f"run={body['run']} says that leaf {cause} asked for it, which is no fallback"
         if initial is None:
             return
         what = f"{initial['model']}@{initial['number']}"

@@ -69,7 +69,7 @@ def simulate(
     if as_json:
         print_json({**result.to_json(), **({"profile": phases} if phases else {})})
         return
-    _closing(result)
+    closing(result)
     if phases:
         _phases(phases)
 
@@ -137,7 +137,8 @@ def _sweep(overrides: list[str], home: str | None, as_json: bool, workers: int |
     print(f"report: {folder / 'report.html'}")
 
 
-def _closing(result: Result) -> None:
+def closing(result: Result) -> None:
+    """What a run came to."""
     from tacit.cli.common import print_table
 
     print_table(
