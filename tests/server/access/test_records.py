@@ -415,3 +415,13 @@ def test_a_leaf_that_covers_others_is_found_without_rows(
 def test_the_database_refuses_to_change_them(sealed: Path, verb: str) -> None:
     with closing(sqlite3.connect(sealed)) as c, pytest.raises(sqlite3.Error, match="append-only"):
         c.execute(verb)
+
+
+@BOTH
+@pytest.mark.parametrize("subject", ['model "x"', "model %", "model a_b", "model ü\\"])
+def test_a_subject_is_taken_as_it_is(store: Store, subject: str) -> None:
+    recorder = Recorder(store)
+    for each in (subject, "model x", "model ab", "model acb", f"{subject}@1"):
+        recorder.read("ann", "read", each)
+    found = [row["body"]["subject"] for row in recorder.reads(subject)]
+    assert found == [f"{subject}@1", subject]
