@@ -5,13 +5,14 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 FASHION := /usr/share/datasets/fashion-mnist
 POSTGRES := /usr/lib/postgresql
+CHROMIUM := /usr/bin/chromedriver
 JVM := /usr/share/java/perfmark-api.jar
 KJV := /usr/share/sword/modules/texts/ztext/engKJV2006eb
 TYPES := build/types/tacit
 FOLDERS := client configs privacy protocol server simulations tasks
 DEMO ?=
 
-.PHONY: demo test test-quick lint format protocol jvm types-tree lock clean help figures peers
+.PHONY: demo test test-quick lint format protocol jvm types-tree lock clean help figures screenshots peers
 
 help:
 	@sed -n '1p' Makefile
@@ -49,6 +50,12 @@ $(POSTGRES):
 	@if [ "$$(id -u)" != 0 ]; then sudo=sudo; fi; \
 	  $$sudo apt-get update -qq && $$sudo apt-get install -y -qq postgresql
 
+# They look at the dashboard in a browser.
+$(CHROMIUM):
+	@echo "installing chromium with apt-get (once)"
+	@if [ "$$(id -u)" != 0 ]; then sudo=sudo; fi; \
+	  $$sudo apt-get update -qq && $$sudo apt-get install -y -qq chromium chromium-driver
+
 # They build the agent core for the JVM, with a JDK, protoc and gRPC.
 $(JVM):
 	@echo "installing a JDK and gRPC for Java with apt-get (once)"
@@ -58,10 +65,10 @@ $(JVM):
 	    libgeronimo-annotation-1.3-spec-java \
 	    protobuf-compiler protobuf-compiler-grpc-java-plugin
 
-test: $(VENV)/.dev $(FASHION) $(KJV) $(POSTGRES) $(JVM)
+test: $(VENV)/.dev $(FASHION) $(KJV) $(POSTGRES) $(JVM) $(CHROMIUM)
 	$(BIN)/python -m pytest $(PYTEST)
 
-test-quick: $(VENV)/.dev $(FASHION) $(KJV) $(POSTGRES) $(JVM)
+test-quick: $(VENV)/.dev $(FASHION) $(KJV) $(POSTGRES) $(JVM) $(CHROMIUM)
 	$(BIN)/python -m pytest -m "not slow and not ray" $(PYTEST)
 
 # mypy and import-linter read a tree laid out as it installs: they can't follow setuptools' package-dir.
@@ -98,6 +105,10 @@ lock: $(VENV)/.dev
 
 figures: $(VENV)/.user
 	$(BIN)/python benchmarks/figures.py
+
+# docs/images/dashboard-*.png
+screenshots: $(VENV)/.dev $(CHROMIUM)
+	$(BIN)/python docs/screenshots.py
 
 # What benchmarks/engine.py --peers compares with, in environments of their own.
 build/peers/flower/.ready: PEER := --constraint constraints.txt

@@ -59,7 +59,7 @@ def make(
     said: dict[str, Any] = {"reason": reason, "evidence": evidence, "forced": bool(forced)}
     try:
         after = _leaf(expected)
-        known = {"expected": after, "actor": caller.name, "reason": reason}
+        known: dict[str, Any] = {"expected": after, "actor": caller.name, "reason": reason}
         known["evidence"] = [_needed(part) for part in evidence.replace(",", " ").split()]
         life = place.lifecycle
         if what == ROLLBACK:

@@ -52,7 +52,7 @@ def run(request: Request, id: str, caller: Reader, place: Here) -> Response:
 
 def _chart(rounds: list[dict[str, Any]]) -> Chart | None:
     """Epsilon over rounds, by unit and adversary."""
-    series = []
+    series: list[Series] = []
     for name, label in _LABELS.items():
         points = [
             Point(
