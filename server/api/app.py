@@ -3,33 +3,50 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
-import importlib.util
 from collections.abc import AsyncIterator, Callable
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
 
-from fastapi import APIRouter, FastAPI
+from fastapi import APIRouter, Depends, FastAPI
 from starlette.concurrency import run_in_threadpool
 
-from tacit.server.access import tokens
-from tacit.server.access.tokens import Tokens
+from tacit.server import dashboard
+from tacit.server.access.tokens import Tokens, now
 from tacit.server.api import describe, health, problems
 from tacit.server.api.context import Places
+from tacit.server.api.routes import (
+    accesses,
+    erasures,
+    ledger,
+    models,
+    rollouts,
+    runs,
+    score,
+    tokens,
+)
 from tacit.server.api.security import Guard, Rates
 from tacit.server.api.sessions import Sessions
 from tacit.server.api.settings import Settings
 
 PREFIX = "/v1"
-ROUTES = ("models", "ledger", "runs", "score", "erasures", "rollouts", "tokens", "accesses")
-DASHBOARD = "tacit.server.dashboard"
+ROUTES: tuple[APIRouter, ...] = (
+    models.router,
+    ledger.router,
+    runs.router,
+    score.router,
+    erasures.router,
+    rollouts.router,
+    tokens.router,
+    accesses.router,
+)
+DASHBOARD: APIRouter | None = dashboard.router
 
 
 def make_app(
     root: Path,
     settings: Settings,
-    clock: Callable[[], datetime] = tokens.now,
+    clock: Callable[[], datetime] = now,
     rates: Rates | None = None,
 ) -> FastAPI:
     """The API of the tenants under a root, and its dashboard.
@@ -74,21 +91,17 @@ def make_app(
         settings=settings,
         rates=rates or Rates(settings.limits),
     )
+    app.state.queries = {}
     app.include_router(health.router, responses=describe.RESPONSES)
-    for name in ROUTES:
-        router = _router(f"tacit.server.api.routes.{name}")
-        if router is not None:
-            app.include_router(router, prefix=PREFIX, responses=describe.RESPONSES)
-    dashboard = _router(DASHBOARD)
-    if dashboard is not None:
-        app.include_router(dashboard)
+    for router in ROUTES:
+        app.state.queries |= describe.queries(router)
+        app.include_router(
+            router,
+            prefix=PREFIX,
+            responses=describe.RESPONSES,
+            dependencies=[Depends(describe.strict)],
+        )
+    if DASHBOARD is not None:
+        app.include_router(DASHBOARD)
     describe.described(app)
     return app
-
-
-def _router(name: str) -> APIRouter | None:
-    """The router of a module, if there is that module."""
-    if importlib.util.find_spec(name) is None:
-        return None
-    found = getattr(importlib.import_module(name), "router", None)
-    return found if isinstance(found, APIRouter) else None

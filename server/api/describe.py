@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import json
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from fastapi import FastAPI
+from fastapi import APIRouter, FastAPI, Request
+from fastapi.dependencies.utils import get_flat_dependant
+from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.utils import get_openapi
+from fastapi.routing import APIRoute
 from pydantic import BaseModel, ConfigDict, Field
 
 
@@ -41,6 +45,34 @@ _TAGS = [
     {"name": "ledger", "description": "Leaves, proofs, verification, policies and approvals."},
     {"name": "runs", "description": "Runs, what each released and spent."},
 ]
+
+
+async def strict(request: Request) -> None:
+    """A dependency of every route: a query has no parameters that aren't described.
+
+    Else one that is misspelt would be left out without a word.
+
+    Raises:
+        RequestValidationError: it has.
+    """
+    if not request.url.query:
+        return
+    known = request.app.state.queries[request.scope["endpoint"]]
+    odd = [name for name in request.query_params if name not in known]
+    if odd:
+        said = "there is no such parameter"
+        raise RequestValidationError([{"loc": ("query", odd[0][:80]), "msg": said}])
+
+
+def queries(router: APIRouter) -> dict[Callable[..., Any], frozenset[str]]:
+    """The query parameters of each of a router's endpoints, and of what these depend on."""
+    return {
+        route.endpoint: frozenset(
+            field.alias for field in get_flat_dependant(route.dependant).query_params
+        )
+        for route in router.routes
+        if isinstance(route, APIRoute)
+    }
 
 
 def document() -> str:

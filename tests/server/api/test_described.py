@@ -14,10 +14,10 @@ import schemathesis
 from fastapi import FastAPI
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis.errors import Unsatisfiable
-from schemathesis import GenerationMode, checks
+from schemathesis import GenerationMode
 from schemathesis.python import asgi
 from schemathesis.specs.openapi import checks as specific
-from tiny import TINY, make_tiny
+from tiny import TINY
 
 from tacit import simulate
 from tacit.server.api.app import make_app
@@ -28,8 +28,16 @@ from tacit.server.lifecycle import Lifecycle
 
 MANY = Limits(rate=1e6, burst=1e6, strange_rate=1e6, strange_burst=1e6)
 DOCS = Path(__file__).parents[3] / "docs"
+
+
+@schemathesis.check
+def never_inside(ctx: Any, response: Any, case: Any) -> None:
+    """No 500; 503 says that something is busy, which isn't a fault."""
+    assert response.status_code < 500 or response.status_code == 503, response.text
+
+
 CHECKS = [
-    checks.not_a_server_error,
+    never_inside,
     specific.status_code_conformance,
     specific.content_type_conformance,
     specific.response_schema_conformance,
@@ -57,7 +65,7 @@ class Fuzzed:
     """An app over a home with a model, and a client of an administrator."""
 
     def __init__(self, home: Path) -> None:
-        simulate([*TINY, "rounds=2"], task=make_tiny(), home=home)
+        simulate([*TINY, "rounds=2", "task=served:task"], home=home)
         self.app: FastAPI = make_app(home, Settings(limits=MANY))
         held = self.app.state.tokens
         token, _ = held.issue("ada", "admin", tenant="default", lifetime=timedelta(days=1))
