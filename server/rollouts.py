@@ -18,15 +18,16 @@ from typing import Any
 
 import numpy as np
 from scipy import stats
+from sqlalchemy.engine import Connection
 
 from tacit.configs import build
 from tacit.configs.spec import RunSpec
-from tacit.privacy.errors import ConfigError, MissingError, StorageError
+from tacit.privacy.errors import ConfigError, ConflictError, MissingError, StorageError
 from tacit.privacy.noise import Floats, Singles
 from tacit.privacy.plan import LAWS, PrivacyPlan
 from tacit.privacy.rollouts import COMPARING, Arm, RolloutPlan, shares
 from tacit.privacy.secagg.directory import Directory
-from tacit.server import initial, runs
+from tacit.server import gates, initial, runs
 from tacit.server.home import Home
 from tacit.server.legs import Legs
 from tacit.server.lifecycle import CHAMPION, Lifecycle
@@ -121,6 +122,7 @@ def create(spec: RunSpec, rollout: RolloutPlan, task: Task, store: Store) -> Row
     Raises:
         ConfigError: its arms are too small, or its versions aren't of the task's model.
         StorageError: a version's file isn't what was released.
+        ConflictError: the alias was moved since the rollout was planned.
     """
     made = privacy_plan(task, spec)
     check_sizes(made, rollout)
@@ -140,6 +142,7 @@ def create(spec: RunSpec, rollout: RolloutPlan, task: Task, store: Store) -> Row
             "code": runs.code_version(),
         },
         rollout=rollout.to_json(),
+        guard=lambda c, at: _check_champion(c, rollout),
     )
     return store.run(identifier)
 
@@ -246,6 +249,18 @@ class Versions:
                 raise ConfigError("an arm's ablation needs somebody who takes it away")
             found = self._ablate(found, arm.ablation)
         return found.astype(np.float32)
+
+
+def _check_champion(c: Connection, rollout: RolloutPlan) -> None:
+    """Asked as the PLAN leaf is written, which says whose version the first arm is."""
+    if rollout.alias is None:
+        return
+    named = gates.named(c, rollout.model, rollout.alias)
+    if named != rollout.arms[0].number:
+        raise ConflictError(
+            f"{rollout.model}@{rollout.alias} names {named} by now, not {rollout.arms[0].number}",
+            "plan the rollout anew",
+        )
 
 
 def _arm(store: Store, model: str, number: int, share: float) -> Arm:

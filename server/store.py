@@ -86,6 +86,7 @@ class Store:
         initial: Mapping[str, Any] | None = None,
         rollout: Mapping[str, Any] | None = None,
         cause: int | None = None,
+        guard: Guard | None = None,
     ) -> None:
         """Adds a run and its PLAN leaf.
 
@@ -94,11 +95,14 @@ class Store:
             initial: the version that it begins with: model, number, release and artifact.
             rollout: what its rounds evaluate, if they do nothing else.
             cause: leaf of the fallback that asked for it.
+            guard: see `append`.
         """
         begins = {} if initial is None else {"initial": dict(initial)}
         begins |= {} if rollout is None else {"rollout": dict(rollout)}
         begins |= {} if cause is None else {"cause": cause}
         with self.appending() as (c, log):
+            if guard is not None:
+                guard(c, log.at)
             log.append({**keys.plan_leaf(row), "actor": actors.current(), **begins})
             more = {"status": "running", "created_at": log.at, "round": 0, "message": ""}
             key = secrets.token_bytes(32)

@@ -87,7 +87,8 @@ def described(report: Report) -> str:
     lines = [f"ledger   {report.origin}", f"leaves   {report.size}", f"root     {report.root}"]
     lines += [f"key      {key}" for key in report.keys]
     for run in report.runs:
-        lines += ["", f"run {run['run']}: {run['name']}, {run['released']} rounds released, "]
+        kind = "rollout of " if run["kind"] == "rollout" else ""
+        lines += ["", f"run {run['run']}: {kind}{run['name']}, {run['released']} rounds released, "]
         lines[-1] += f"{run['charges']} charges, {run['status']}, on population={run['population']}"
         lines += _table(run["rows"])
     for population in report.populations:

@@ -95,7 +95,8 @@ def test_a_gate_a_rollout_and_what_it_says(tacit: Tacit, place: Path) -> None:
     rows = tacit("runs", "list", "--json").json
     assert [row["kind"] for row in rows] == ["training", "rollout"]
     ledger = tacit("ledger", "show", said["run"]).out
-    assert "shadow rollout" in " ".join(ledger.split())
+    assert "shadow" in ledger
+    assert "evaluated" in ledger
     assert tacit("ledger", "verify").code == 0
     again = tacit("rollout", "--resume", said["run"])
     assert again.code != 0

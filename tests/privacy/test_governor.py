@@ -586,6 +586,19 @@ def test_a_run_planned_to_spend_as_much_as_the_threshold_needs_no_review(
         ledger.charge(run, plan.rounds, attempt=1)
 
 
+def test_a_rollout_is_reviewed_for_its_evaluations_alone() -> None:
+    """Its plan is a training's; what it will spend is what its rounds charge."""
+    plan = make_plan(evaluation=Evaluation(1, 10, 4.0, 20.0))
+    ledger = Ledger(REVIEWED)
+    assert ledger.governor.awaits_review(ledger.plan("training", plan))
+    body = {"run": "rollout", "name": "m", "population": "p", "rollout": {"mode": "watch"}}
+    ledger.add({"kind": "PLAN", **body, "plan": plan.digest(), "body": plan.to_json()})
+    assert ledger.governor.awaits_review("rollout") is None
+    alone, both = planned(plan, trains=False), planned(plan)
+    assert (alone.epsilon("client", "public", True) or 0) < SPENDS * 0.5
+    assert (both.epsilon("client", "public", True) or 0) > SPENDS
+
+
 def test_a_large_delta_of_its_own_spares_a_run_no_review() -> None:
     loose = make_plan(client_delta=0.9, record_delta=0.9)
     own = planned(loose).epsilon("client", "public", True)
