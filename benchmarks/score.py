@@ -97,7 +97,8 @@ def measured(root: Path, asked: argparse.Namespace) -> dict[str, Any]:
             found: list[dict[str, Any]] = json.loads(said)
             return found
 
-        ask(3.0)  # Loaded, and warm.
+        while ask(2.0)[-1]["status"] != 200:
+            pass  # It is being loaded.
         return _cases(move, ask, asked, lambda: _state(int(port), token))
     finally:
         server.terminate()
@@ -222,7 +223,7 @@ def serve(root: str) -> None:
 
 
 def _router(router: Any, loader: Any, place: Any) -> Any:
-    made = loader(place.store, place.registry)
+    made = loader(place.store, place.registry, apart=True)
     return router(place.store, place.registry, place.lifecycle, place.recorder, None, made)
 
 

@@ -1,47 +1,38 @@
-"""A version, ready to answer: verified, exported, checked against torch, warmed.
+"""A version, ready to answer: verified, its graph checked against torch, warmed.
 
-Guarantees: what `Loader.load` returns has the parameters of the artifact that the version's
-RELEASE leaf names, checked as `ModelRegistry.load` does, in a graph that gave what torch gives on
-made-up records, just now. A version that can't be so loaded is an error, whatever was cached.
+Guarantees: what `Loader.load` returns is of the artifact that the version's RELEASE leaf names,
+verified just now as `ModelRegistry.load` does. Its graph was made of that artifact by this code and
+gave what torch gives on made-up records (`tacit.tasks.scoring`), now or when it was made. A version
+that can't be so loaded is an error, whatever was kept.
 
-The structure of a task's model is kept in the home, named by a digest of the run's spec, of
-tacit's code and of the exporters' versions, and signed with the ledger's key; a file that isn't
-so signed is made anew. Parameters are never taken from there.
+Graphs are kept in the home, named by a digest of artifact, spec, code and exporters' versions, and
+signed with the ledger's key; a file that isn't so signed is made anew. A server has them made by a
+process beside it (`tacit.server.scoring.export`): exporting is Python for seconds, and would hold
+up answers.
 """
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import json
-import logging
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnxruntime
-import rfc8785
 
 from tacit.configs.spec import RunSpec
-from tacit.privacy.errors import ConfigError, ModelError, StorageError
+from tacit.privacy.errors import ConfigError
 from tacit.server import runs
-from tacit.server.home import write_durably
 from tacit.server.registry import ModelRegistry
+from tacit.server.scoring import graphs
 from tacit.server.store import Row, Store
 from tacit.tasks import scoring
 from tacit.tasks import task as tasks
 from tacit.tasks.scoring import Array, Graph, Template
 from tacit.tasks.task import Task
 
-log = logging.getLogger("tacit.scoring")
-
-_DOMAIN = b"tacit scoring template v1\n"
-_PACKAGES = ("torch", "onnx", "onnxscript", "onnxruntime")
 # Versions that are kept loaded: of each alias, and those they go back to.
 _KEPT = 16
 
@@ -85,7 +76,8 @@ class Loader:
         store: of the home.
         registry: its versions.
         tasks: the task of a run's spec; None takes what the spec names. A task given here is
-            exported anew by each process.
+            exported by this process, and nothing is kept.
+        apart: whether graphs are made in a process of their own.
     """
 
     def __init__(
@@ -93,8 +85,10 @@ class Loader:
         store: Store,
         registry: ModelRegistry,
         tasks: Callable[[RunSpec], Task] | None = None,
+        apart: bool = False,
     ) -> None:
-        self._store, self._registry, self._tasks = store, registry, tasks
+        self._store, self._registry = store, registry
+        self._tasks, self._apart = tasks, apart
         self._lock = threading.Lock()
         self._served: OrderedDict[int, Served] = OrderedDict()
         self._templates: dict[str, tuple[Task, Template]] = {}
@@ -123,15 +117,15 @@ class Loader:
     def _loaded(self, row: Row) -> Served:
         arrays = self._registry.load(row)
         spec = runs.spec_of(self._store.run(row["run"]))
-        task, template, kept = self._template(spec)
-        try:
-            graph = scoring.graph(task, spec, arrays, template)
-        except ModelError:
-            if not kept:
-                raise
-            # The task's code may be another than when its structure was kept.
-            template = self._export(task, spec)
-            graph = scoring.graph(task, spec, arrays, template)
+        kept = None if self._tasks else graphs.Kept(self._store, spec, row["artifact"])
+        graph = kept.read() if kept else None
+        if graph is None and kept and self._apart:
+            graphs.made_apart(self._store.home, row)
+            graph = kept.read()
+        if graph is None:
+            graph = self._made(spec, arrays)
+            if kept:
+                kept.write(graph)
         graph.run(np.zeros((1, *graph.shape), graph.dtype))
         return Served(
             model=row["name"],
@@ -141,65 +135,14 @@ class Loader:
             graph=graph,
         )
 
-    def _template(self, spec: RunSpec) -> tuple[Task, Template, bool]:
-        """A run's task and structure, and whether it comes from a file."""
+    def _made(self, spec: RunSpec, arrays: Mapping[str, Array]) -> Graph:
+        """A graph, exported and checked here."""
         key = spec.digest()
-        if key in self._templates:
-            return *self._templates[key], False
-        task = (self._tasks or tasks.load)(spec)
-        template = None if self._tasks else self._read(spec)
-        if template is not None:
-            self._templates[key] = task, template
-            return task, template, True
-        return task, self._export(task, spec), False
-
-    def _export(self, task: Task, spec: RunSpec) -> Template:
-        made = scoring.template(task, spec)
-        self._templates[spec.digest()] = task, made
-        if not self._tasks:
-            self._write(spec, made)
-        return made
-
-    # The file: a template and a signature.
-
-    def _path(self, spec: RunSpec) -> Path:
-        made_by = {"code": runs.code_version(), **{name: version(name) for name in _PACKAGES}}
-        digest = hashlib.sha256(rfc8785.dumps({"spec": spec.digest(), **made_by})).hexdigest()
-        return self._store.home.root / "scoring" / f"{digest}.json"
-
-    def _read(self, spec: RunSpec) -> Template | None:
-        path = self._path(spec)
-        if not path.is_file():
-            return None
-        try:
-            found = json.loads(path.read_bytes())
-            signature = base64.b64decode(found.pop("signature"), validate=True)
-            signed = _DOMAIN + rfc8785.dumps({"name": path.name, **found})
-            if not self._store.signer.verifier.verify(signature, signed):
-                raise ValueError("its signature is wrong")
-            graph = base64.b64decode(found["graph"], validate=True)
-            return Template(
-                graph=graph, dtype=found["dtype"], shape=tuple(found["shape"]), rows=found["rows"]
-            )
-        except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-            log.warning("the graph kept in %s isn't used: %s", path, error)
-            return None
-
-    def _write(self, spec: RunSpec, made: Template) -> None:
-        path = self._path(spec)
-        body = {
-            "graph": base64.b64encode(made.graph).decode(),
-            "dtype": made.dtype,
-            "shape": list(made.shape),
-            "rows": made.rows,
-        }
-        signed = _DOMAIN + rfc8785.dumps({"name": path.name, **body})
-        signature = base64.b64encode(self._store.signer.sign(signed)).decode()
-        try:
-            path.parent.mkdir(mode=0o700, exist_ok=True)
-            write_durably(path, json.dumps({**body, "signature": signature}).encode())
-        except (OSError, StorageError) as error:
-            log.warning("the graph can't be kept in %s: %s", path, error)
+        if key not in self._templates:
+            task = (self._tasks or tasks.load)(spec)
+            self._templates[key] = task, scoring.template(task, spec)
+        task, template = self._templates[key]
+        return scoring.graph(task, spec, arrays, template)
 
 
 def as_records(given: Any, dtype: str, shape: tuple[int, ...]) -> Array:

@@ -145,7 +145,11 @@ class Router:
         self.settings = settings or Settings()
         self._store, self._pending = store, 0
         self.stands = Stands(
-            store, registry, lifecycle, loader or Loader(store, registry), self.settings.look
+            store,
+            registry,
+            lifecycle,
+            loader or Loader(store, registry, apart=True),
+            self.settings.look,
         )
         self._scribe = Scribe(recorder)
         workers = self.settings.workers

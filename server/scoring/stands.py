@@ -35,7 +35,7 @@ log = logging.getLogger("tacit.scoring")
 
 SHADOW, CHALLENGER = "shadow", "challenger"
 # Seconds after which a version that couldn't be loaded is tried again.
-_AGAIN = 10.0
+_AGAIN = 30.0
 
 Name = tuple[str, str]
 

@@ -133,6 +133,7 @@ def _serve(root: str, options: dict[str, Any]) -> None:
 
     from tacit.server.api import app as made
     from tacit.server.api.context import Place
+    from tacit.server.api.routes import score
     from tacit.server.api.settings import Limits, Settings
     from tacit.server.scoring.model import Loader, Served
     from tacit.server.scoring.router import Router
@@ -155,7 +156,7 @@ def _serve(root: str, options: dict[str, Any]) -> None:
             return Slow(**vars_of(served)) if row["number"] == slowed else served
 
     def scorer(place: Place) -> Router:
-        loader = Slowing(place.store, place.registry)
+        loader = Slowing(place.store, place.registry, apart=True)
         settings = Scoring(**options)
         return Router(
             place.store, place.registry, place.lifecycle, place.recorder, settings, loader
@@ -163,7 +164,7 @@ def _serve(root: str, options: dict[str, Any]) -> None:
 
     limits = Limits(rate=1e6, burst=1e6, seal=seal)
     # With all that is around routes, and these alone.
-    made.ROUTES, made.DASHBOARD = ("score",), "tacit.server.nothing"
+    made.ROUTES, made.DASHBOARD = (score.router,), None
     app = made.make_app(Path(root), Settings(limits=limits))
     app.state.scorer = scorer
     config = uvicorn.Config(app, host="127.0.0.1", port=0, log_level="error", access_log=False)

@@ -15,7 +15,7 @@ from tacit.privacy.errors import ConfigError
 from tacit.privacy.log.lifecycle import ALIAS
 from tacit.server.access.roles import Caller
 from tacit.server.api import problems
-from tacit.server.api.context import Here, Place, allowed, sees
+from tacit.server.api.context import Here, Place, allowed, recorded, sees
 from tacit.server.scoring import receipts
 from tacit.server.scoring.errors import BusyError
 from tacit.server.scoring.router import Router, Settings
@@ -95,7 +95,9 @@ async def score(
     return JSONResponse(answer.to_json())
 
 
-@router.get("/models/{name}/{alias}/serving")
+@router.get(
+    "/models/{name}/{alias}/serving", dependencies=[Depends(recorded("model {name}@{alias}"))]
+)
 async def serving(
     name: str, alias: str, request: Request, caller: MayRead, place: Here
 ) -> dict[str, Any]:
@@ -108,7 +110,7 @@ async def serving(
     return scorer.state(name)
 
 
-@router.get("/receipts/{request_id}")
+@router.get("/receipts/{request_id}", dependencies=[Depends(recorded("receipt {request_id}"))])
 async def receipt(request_id: str, caller: MayRead, place: Here) -> dict[str, Any]:
     """The receipt of a request: which version scored it, with proof that the ledger has it."""
     if len(request_id) > 64 or not request_id.isprintable():

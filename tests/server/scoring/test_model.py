@@ -11,45 +11,64 @@ import pytest
 from scoring import MODEL
 from tiny import make_tiny
 
-from tacit.privacy.errors import ConfigError, StorageError
+from tacit.privacy.errors import ConfigError, ModelError, StorageError
+from tacit.server import runs
 from tacit.server.registry import ModelRegistry
+from tacit.server.scoring.graphs import Kept
 from tacit.server.scoring.model import Loader, as_records
 from tacit.server.store import Store
 from tacit.tasks import scoring
 
 
-def kept(root: Path) -> Path:
-    return next((root / "scoring").glob("*.json"))
-
-
-def test_a_structure_is_kept_signed_and_made_anew_if_it_was_changed(
+def test_a_graph_is_kept_signed_and_made_anew_if_it_was_changed(
     store: Store, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     registry = ModelRegistry(store.home, store)
     row = registry.find(f"{MODEL}@2")
+    kept = Kept(store, runs.spec_of(store.run(row["run"])), row["artifact"]).path
     exports, real = [], scoring.template
     monkeypatch.setattr(scoring, "template", lambda *a: exports.append(1) or real(*a))
     first = Loader(store, registry).load(row)
-    assert len(exports) == 1
-    assert Loader(store, registry).load(row).graph.digest == first.graph.digest
-    assert len(exports) == 1
-    whole = kept(root).read_text()
-    for change in ({"shape": [5]}, {"graph": "AAAA"}, {"signature": "AAAA"}, {"rows": 1}):
-        kept(root).write_text(json.dumps({**json.loads(whole), **change}))
+    assert exports == []
+    whole = kept.read_text()
+    other = next(path for path in kept.parent.glob("*.json") if path != kept)
+    changes = ({"shape": [5]}, {"graph": "AAAA"}, {"signature": "AAAA"}, {"rows": 1})
+    for change in (*changes, json.loads(other.read_text())):
+        kept.write_text(json.dumps({**json.loads(whole), **change}))
         before = len(exports)
         assert Loader(store, registry).load(row).graph.digest == first.graph.digest
         assert len(exports) == before + 1
-        assert kept(root).read_text() == whole
-    kept(root).write_text("no")
+        assert kept.read_text() == whole
+    kept.write_text("no")
     assert Loader(store, registry).load(row).graph.digest == first.graph.digest
+
+
+def test_a_server_has_graphs_made_beside_it(
+    store: Store, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry = ModelRegistry(store.home, store)
+    row = registry.find(f"{MODEL}@2")
+    kept = Kept(store, runs.spec_of(store.run(row["run"])), row["artifact"]).path
+    whole = kept.read_text()
+    kept.unlink()
+    monkeypatch.setattr(scoring, "template", lambda *a: pytest.fail("made here"))
+    Loader(store, registry, apart=True).load(row)
+    assert kept.read_text() == whole
+    kept.unlink()
+    monkeypatch.setenv("PYTHONPATH", "")
+    monkeypatch.chdir(root)
+    with pytest.raises(ModelError, match="task=served:task can't be loaded"):
+        Loader(store, registry, apart=True).load(row)
 
 
 def test_a_task_can_be_given_and_isnt_kept(store: Store, root: Path) -> None:
     registry = ModelRegistry(store.home, store)
+    for path in (root / "scoring").iterdir():
+        path.unlink()
     loader = Loader(store, registry, lambda spec: make_tiny())
     served = loader.load(registry.find(f"{MODEL}@3"))
     assert served.run(np.zeros((2, 4), np.float32)).shape == (2, 2)
-    assert not (root / "scoring").exists()
+    assert list((root / "scoring").iterdir()) == []
     assert loader.load(registry.find(f"{MODEL}@3")) is served
 
 
