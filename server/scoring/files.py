@@ -113,8 +113,10 @@ def _to_npy(outputs: Array) -> bytes:
 
 def _to_npz(outputs: Array) -> bytes:
     file, found = io.BytesIO(), labels(outputs)
-    more = {} if found is None else {"labels": np.asarray(found, dtype=np.int64)}
-    np.savez(file, outputs=outputs, **more)
+    if found is None:
+        np.savez(file, outputs=outputs)
+    else:
+        np.savez(file, outputs=outputs, labels=np.asarray(found, dtype=np.int64))
     return file.getvalue()
 
 

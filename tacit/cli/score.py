@@ -87,9 +87,9 @@ def _scored(
     from tacit.server.scoring.batch import Scorer
 
     path, kept = Path(to), Path(f"{to}.receipts.jsonl")
-    for each in (path, kept):
-        if each.exists():
-            raise StorageError(f"{each} is there already", "choose another name, or remove it")
+    for file in (path, kept):
+        if file.exists():
+            raise StorageError(f"{file} is there already", "choose another name, or remove it")
     files.written(path.suffix, np.zeros((1, 2), np.float32))  # Raises for another ending.
     scorer = Scorer(open_store(home), model)
     records = files.read(Path(inputs), scorer.served)
