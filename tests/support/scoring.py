@@ -131,7 +131,7 @@ def asked(
 def _serve(root: str, options: dict[str, Any]) -> None:
     import uvicorn
 
-    from tacit.server.api import app as made
+    from tacit.server.api.app import make_app
     from tacit.server.api.context import Place
     from tacit.server.api.routes import score
     from tacit.server.api.settings import Limits, Settings
@@ -163,9 +163,7 @@ def _serve(root: str, options: dict[str, Any]) -> None:
         )
 
     limits = Limits(rate=1e6, burst=1e6, seal=seal)
-    # With all that is around routes, and these alone.
-    made.ROUTES, made.DASHBOARD = (score.router,), None
-    app = made.make_app(Path(root), Settings(limits=limits))
+    app = make_app(Path(root), Settings(limits=limits))
     app.state.scorer = scorer
     config = uvicorn.Config(app, host="127.0.0.1", port=0, log_level="error", access_log=False)
     server = uvicorn.Server(config)
