@@ -19,7 +19,7 @@ from sqlalchemy.engine import Connection
 from tacit.privacy.log.leaves import sealed
 from tacit.server import log as logs
 from tacit.server import tables as t
-from tacit.server.erasure import handles
+from tacit.server.erasure import affected, handles
 from tacit.server.erasure import tables as e
 from tacit.server.erasure.handles import Tree
 
@@ -63,7 +63,7 @@ def _case(row: sa.Row[Any], said: dict[str, tuple[int, Leaf]]) -> Iterator[Probl
             yield index, f"{what} doesn't name this leaf as that of stage={stage}"
     newest = said[due[-1]]
     if row.state == "forgotten":
-        if row.key is not None or set(body) != {"leaves"}:
+        if row.key is not None or not set(body) <= {"leaves", "everyone"}:
             yield newest[0], f"{what} is forgotten, and something of it is left"
         return
     if row.key is None or sealed(row.key, due[-1], body[due[-1]]) != newest[1]["file"]:
@@ -96,17 +96,30 @@ def _population(
             yield None, f"a closed case's client of {population} can still be told"
         if tree.seeds and not told and case is not None:
             yield open_.get(case), f"case={case} is open, and its client can't be told any more"
+    before = affected.renewed(c, population)
     since = {client: open_[case] for client, case in out.items() if case in open_}
     r = t.runs.c
     for run, plan in c.execute(sa.select(r.id, r.plan).where(r.population == population)).all():
-        yield from _run(c, (run, plan), tree, since, erased)
+        yield from _run(c, (run, plan), tree, since, (before, erased))
 
 
 def _run(
-    c: Connection, run: tuple[str, str], tree: Tree, since: dict[int, int], erased: int
+    c: Connection,
+    run: tuple[str, str],
+    tree: Tree,
+    since: dict[int, int],
+    gone: tuple[int, int],
 ) -> Iterator[Problem]:
-    """The cohorts of one run, given with its plan."""
-    h, (name, plan) = t.cohorts.c, run
+    """The cohorts of one run.
+
+    Args:
+        c: of the database.
+        run: its id and plan.
+        tree: of its population.
+        since: of who withdrew, the leaf.
+        gone: the leaf up to which everybody's links are, and how many clients were erased.
+    """
+    h, (name, plan), (before, erased) = t.cohorts.c, run, gone
     rows = c.execute(sa.select(h.leaf, h.members).where(h.run == name).order_by(h.leaf))
     cohorts = [(row.leaf, json.loads(row.members)) for row in rows]
     handled = any(isinstance(member, str) for _, members in cohorts for member in members)
@@ -116,7 +129,8 @@ def _run(
         for client in handles.named(members, whose):
             if leaf > since.get(client, leaf):
                 yield leaf, "has a client in its cohort that had withdrawn"
-        nobody |= {m for m in members if isinstance(m, str) and m not in whose}
+        if leaf > before:
+            nobody |= {m for m in members if isinstance(m, str) and m not in whose}
     if len(nobody) > erased:
         what = f"{len(nobody)} handles are nobody's, and {erased} clients were erased"
         yield None, f"run={name}: {what}"

@@ -8,7 +8,8 @@ affected too, and everything after.
 
 It can't see who answered: a member of a cohort that fell silent counts as one that took part. Runs
 of before there were handles have numbers in their cohorts, which are found as well and can't be
-unlinked.
+unlinked. Of cohorts from before everybody's links were destroyed nobody can tell who was in them:
+each of those counts, as it may be.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from sqlalchemy.engine import Connection
 from tacit.privacy.log.leaves import SPENDING
 from tacit.server import tables as t
 from tacit.server.erasure import handles
+from tacit.server.erasure import tables as e
 
 Leaf = dict[str, Any]
 
@@ -42,6 +44,7 @@ class Affected:
         clean: of each model the newest version that isn't one of those; None if there is none.
         pending: training rounds under way that the client was drawn for: run and round.
         numbered: cohorts that name it by its number.
+        uncertain: cohorts of before everybody's links were destroyed, which count as the client's.
     """
 
     charges: list[Leaf] = field(default_factory=list)
@@ -50,10 +53,11 @@ class Affected:
     clean: dict[str, int | None] = field(default_factory=dict)
     pending: list[Leaf] = field(default_factory=list)
     numbered: int = 0
+    uncertain: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """For a case file."""
-        names = ("charges", "versions", "aliases", "clean", "pending", "numbered")
+        names = ("charges", "versions", "aliases", "clean", "pending", "numbered", "uncertain")
         return {name: getattr(self, name) for name in names}
 
     def runs(self) -> list[str]:
@@ -79,7 +83,9 @@ def find(c: Connection, population: str, client: int) -> Affected:
     """
     made = Affected()
     drawn, made.numbered = _drawn(c, population, client)
-    made.charges = _outcomes(c, population, drawn)
+    unknown = _unknown(c, population)
+    made.uncertain = len(unknown)
+    made.charges = _outcomes(c, population, sorted({*drawn, *unknown}))
     open_ = [x for x in made.charges if x["open"] and x["purpose"] == "train"]
     made.pending = [{k: x[k] for k in ("run", "round")} for x in open_]
     made.versions = _versions(c, made.charges)
@@ -107,6 +113,21 @@ def _drawn(c: Connection, population: str, client: int) -> tuple[list[int], int]
             if client in named or handle in named:
                 found.append(leaf)
     return sorted(found), numbered
+
+
+def renewed(c: Connection, population: str) -> int:
+    """The leaf by which everybody's links were destroyed last; -1 if they never were."""
+    query = sa.select(e.cases.c.body).where(e.cases.c.population == population)
+    bodies = [json.loads(text) for text in c.execute(query).scalars()]
+    return max((b["leaves"]["closed"] for b in bodies if b.get("everyone")), default=-1)
+
+
+def _unknown(c: Connection, population: str) -> list[int]:
+    """CHARGE leaves of cohorts with handles that are nobody's since then."""
+    h, before = t.cohorts.c, renewed(c, population)
+    runs = sa.select(t.runs.c.id).where(t.runs.c.population == population)
+    query = sa.select(h.leaf).where(h.run.in_(runs), h.leaf < before, h.members.like('["%'))
+    return list(c.execute(query).scalars())
 
 
 def _outcomes(c: Connection, population: str, drawn: list[int]) -> list[Leaf]:

@@ -179,7 +179,7 @@ class Cases:
             c.execute(t.cases.update().where(t.cases.c.id == found.id).values(**_row(made)))
         return made
 
-    def close(self, case: str, actor: str, anyway: bool = False) -> Case:
+    def close(self, case: str, actor: str, anyway: bool = False, everyone: bool = False) -> Case:
         """Destroys what links the client, in the rows and then in the files.
 
         A case that was left *closing* (others read the database, or the process died) is scrubbed.
@@ -189,14 +189,17 @@ class Cases:
             actor: who does it.
             anyway: although aliases name affected versions and retraining was chosen; the case
                 file says so.
+            everyone: destroy all others' links to past cohorts too, so that the client can't be
+                told by elimination; whoever withdraws later then counts for all those cohorts.
 
         Raises:
-            ConflictError: nothing was chosen, it is closed already, or see ``anyway``.
+            ConflictError: nothing was chosen, it is closed already, see ``anyway``, or others'
+                cases are open whose links ``everyone`` would destroy.
             StorageError: the rows are gone, but the database's files couldn't be scrubbed.
         """
         found = self.get(case)
         if found.state != "closing":
-            found = self._unlinked(case, actor, anyway)
+            found = self._unlinked(case, actor, anyway, everyone)
         unlinking.scrub(self._store.database)
         with self._store.database.writing() as c:
             own = sa.and_(t.cases.c.id == found.id, t.cases.c.state == "closing")
@@ -218,7 +221,7 @@ class Cases:
         unlinking.scrub(self._store.database)
         return left
 
-    def _unlinked(self, case: str, actor: str, anyway: bool) -> Case:
+    def _unlinked(self, case: str, actor: str, anyway: bool, everyone: bool) -> Case:
         with self._store.appending() as (c, log):
             found = _got(c, case)
             client = _number(found)
@@ -231,19 +234,19 @@ class Cases:
             choice = found.body["choice"]
             if choice["choice"] == "retrain" and now.aliases and not anyway:
                 raise _named(found, now)
-            file = {
-                **_said(c, log, found.id, found.population, actor),
-                **_summary(found, now),
-            }
+            if everyone:
+                _alone(c, found)
+            said = _said(c, log, found.id, found.population, actor)
+            file = {**said, **_summary(found, now), "everyone": everyone}
             key = found.key
             assert key is not None
             leaf = log.append(
                 _leaf(found.id, found.population, "closed", choice["choice"], key, file)
             )
-            body = {**_kept(found), "closed": file}
+            body = {**_kept(found), "closed": file, **({"everyone": True} if everyone else {})}
             body["leaves"]["closed"] = leaf
             left = Case(found.id, found.population, "closing", body, key)
-            unlinking.forget(c, found.population, client, _row(left))
+            unlinking.forget(c, found.population, client, _row(left), everyone)
         return left
 
 
@@ -261,6 +264,7 @@ def _summary(found: Case, now: Affected) -> File:
         "clean": now.clean,
         "runs": now.runs(),
         "numbered": now.numbered,
+        "uncertain": now.uncertain,
     }
 
 
@@ -273,6 +277,18 @@ def _named(case: Case, now: Affected) -> ConflictError:
     )
     error.current = now.aliases
     return error
+
+
+def _alone(c: Connection, case: Case) -> None:
+    """Refuses to destroy everybody's links while another's are still needed."""
+    w = t.withdrawals.c
+    query = sa.select(w.case).where(w.population == case.population, w.case != case.id)
+    others = sorted(c.execute(query).scalars())
+    if others:
+        raise ConflictError(
+            f"case={case.id}: cases {', '.join(others)} of {case.population} are open",
+            "close them first",
+        )
 
 
 def _said(c: Connection, log: Log, case: str, population: str, actor: str) -> File:
@@ -300,7 +316,8 @@ def _body(leaf: int, **files: File) -> File:
 
 def _kept(case: Case) -> File:
     """What stays of a case's body whatever is removed."""
-    return {"leaves": dict(case.body["leaves"])}
+    more = {"everyone": True} if case.body.get("everyone") else {}
+    return {"leaves": dict(case.body["leaves"]), **more}
 
 
 def _row(case: Case) -> File:

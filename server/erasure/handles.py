@@ -147,12 +147,30 @@ def planted(c: Connection, population: str) -> Tree:
 
 
 def erase(c: Connection, population: str, client: int) -> None:
-    """Takes away what a client's handles are derived from; in a writing transaction.
+    """Takes away what a client's handles are derived from; in a writing transaction."""
+    _replant(c, population, planted(c, population).without(client))
+
+
+def renew(c: Connection, population: str, out: Iterable[int]) -> None:
+    """Gives a population a new seed, so that nobody's older handles can be computed any more.
+
+    Args:
+        c: of a writing transaction.
+        population: whose.
+        out: clients that are to have no handles.
+    """
+    made = Tree({(0, 0): secrets.token_bytes(SEED_BYTES)})
+    for client in out:
+        made = made.without(client)
+    _replant(c, population, made)
+
+
+def _replant(c: Connection, population: str, tree: Tree) -> None:
+    """Puts other seeds in the place of a population's.
 
     All rows are written anew, so that on SQLite no page has a copy of an old one
     (`tacit.server.erasure.unlinking` sees to the rest).
     """
-    left = planted(c, population).without(client)
     s = t.seeds.c
     others = [dict(row._mapping) for row in c.execute(sa.select(t.seeds))]
     # Without a condition, which on SQLite clears whole pages.
@@ -160,7 +178,7 @@ def erase(c: Connection, population: str, client: int) -> None:
     others = [row for row in others if row[s.population.name] != population]
     if others:
         c.execute(t.seeds.insert(), others)
-    _plant(c, population, left)
+    _plant(c, population, tree)
 
 
 def named(members: Iterable[int | str], whose: Mapping[str, int]) -> list[int]:

@@ -31,12 +31,15 @@ REMAINS = (
     "part of. A sum can't be unmixed; epsilon bounds what anybody learns of the client from it.",
     "The ledger's leaves stay as they are: they name nobody, and the commitments to the cohorts "
     "say nothing of this client without what was destroyed.",
-    "Whoever has the operator's other handles can tell by elimination that some erased client was "
-    "in a cohort; where one client alone was erased, that is this one.",
     "Backups, replicas and disk snapshots from before this case was closed have the link until "
     "they are destroyed.",
     "What the client itself keeps (its key, its own ledger) is the client's.",
 )
+_ELIMINATED = (
+    "All other clients' links are still there. Whoever has them can tell by elimination that some "
+    "erased client was in a cohort; where one client alone was erased, that is this one."
+)
+_EVERYONE = "Everybody's links to the cohorts up to leaf {leaf} were destroyed with this client's."
 _SEEDED = (
     "Draws of the runs {runs} came from a seed in their configuration, as a simulation's do: "
     "whoever has it can draw the cohorts again, whatever is erased."
@@ -77,6 +80,10 @@ def make(store: Store, case: Case) -> dict[str, Any]:
 def _remains(store: Store, case: Case) -> list[str]:
     """What is left, and why."""
     found = list(REMAINS)
+    if case.body.get("everyone"):
+        found.append(_EVERYONE.format(leaf=case.body["leaves"]["closed"]))
+    else:
+        found.append(_ELIMINATED)
     r = t.runs.c
     query = sa.select(r.id, r.spec).where(r.population == case.population).order_by(r.id)
     with store.database.reading() as c:

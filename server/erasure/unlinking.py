@@ -19,14 +19,16 @@ from sqlalchemy.engine import Connection
 
 from tacit.privacy.errors import StorageError
 from tacit.server.database import Database, explained, is_sqlite
-from tacit.server.erasure import handles
+from tacit.server.erasure import handles, withdrawals
 from tacit.server.erasure import tables as t
 from tacit.server.gateway import tables as g
 
 _TABLES = (t.seeds, t.withdrawals, t.cases)
 
 
-def forget(c: Connection, population: str, client: int, case: dict[str, Any]) -> None:
+def forget(
+    c: Connection, population: str, client: int, case: dict[str, Any], everyone: bool
+) -> None:
     """Takes away what a client's handles come from, its case's link to it, and its identity.
 
     Args:
@@ -34,8 +36,13 @@ def forget(c: Connection, population: str, client: int, case: dict[str, Any]) ->
         population: whose client.
         client: its number, which stays withdrawn.
         case: the row that is left of its case.
+        everyone: whether all others' older handles go too, so that none is left over alone.
     """
-    handles.erase(c, population, client)
+    if everyone:
+        out = sorted(withdrawals.within(c, population))
+        handles.renew(c, population, out)
+    else:
+        handles.erase(c, population, client)
     w = t.withdrawals.c
     own = sa.and_(w.population == population, w.client == client)
     c.execute(t.withdrawals.update().where(own).values({w.case: None}))

@@ -111,6 +111,9 @@ def close(
     anyway: Annotated[
         bool, typer.Option("--anyway", help="Although aliases name versions to be replaced.")
     ] = False,
+    everyone: Annotated[
+        bool, typer.Option("--everyone", help="Destroy all others' links to past cohorts too.")
+    ] = False,
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> None:
@@ -118,7 +121,7 @@ def close(
     from tacit.server import actors
     from tacit.server.erasure.cases import Cases
 
-    made = Cases(open_store(home)).close(case, actors.current(), anyway)
+    made = Cases(open_store(home)).close(case, actors.current(), anyway, everyone)
     if as_json:
         print_json({**_brief(made), "file": made.body.get("closed")})
         return
@@ -126,6 +129,8 @@ def close(
     for alias in made.body["closed"]["aliases"]:
         print(f"{alias['model']}@{alias['alias']} still names version {alias['number']} of it")
     print(f"tacit erase report {made.id} --to FILE writes what to hand over")
+    if not everyone:
+        print("others' links are still there: see tacit erase close --everyone")
     print("backups made before have the link until they are destroyed")
 
 
@@ -214,7 +219,10 @@ def _print_open(said: dict[str, Any]) -> None:
     from rich.markup import escape
 
     found = said["found"]
-    print(f"it was drawn {len(found['charges'])} times")
+    sure = len(found["charges"]) - found["uncertain"]
+    print(f"it was drawn {sure} times")
+    if found["uncertain"]:
+        print(f"and may have been for {found['uncertain']} cohorts that nobody can look into")
     print_table(
         "versions that came of it",
         ["version", "run", "round", "released by leaf", "why"],

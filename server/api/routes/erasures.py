@@ -80,9 +80,10 @@ class ChooseAsked(Asked):
 
 
 class CloseAsked(Asked):
-    """Whether to close although aliases name versions that were to be replaced."""
+    """How to close."""
 
-    anyway: bool = False
+    anyway: bool = Field(False, description="Although aliases name versions to be replaced.")
+    everyone: bool = Field(False, description="Destroy all others' links to past cohorts too.")
 
 
 async def eraser(caller: Annotated[Caller, Depends(allowed("erase"))]) -> Caller:
@@ -143,7 +144,8 @@ def choose(case: Id, asked: ChooseAsked, caller: Eraser, here: Here) -> dict[str
 @router.post("/erasures/{case}/close", response_model=CaseShape)
 def close(case: Id, asked: CloseAsked, caller: Eraser, here: Here) -> dict[str, Any]:
     """Destroys what links the client to cohorts."""
-    return _shown(here.store, Cases(here.store).close(case, caller.name, asked.anyway))
+    made = Cases(here.store).close(case, caller.name, asked.anyway, asked.everyone)
+    return _shown(here.store, made)
 
 
 @router.get(

@@ -307,6 +307,47 @@ def test_who_was_never_drawn_withdraws(store: Store, home: Home, cases: Cases) -
     assert not findings(store)
 
 
+@BOTH
+def test_with_everybodys_links_gone_nobody_is_told_by_elimination(
+    store: Store, home: Home, cases: Cases
+) -> None:
+    train(home, *EVERYBODY, "cohort=10")
+    old = store.runs()[0]["id"]
+    case, other = cases.open(asked(3), "me").id, cases.open(asked(4), "me").id
+    cases.choose(case, "keep", "little", "me")
+    with pytest.raises(ConflictError, match=other):
+        cases.close(case, "me", everyone=True)
+    cases.choose(other, "keep", "little", "me")
+    cases.close(other, "me")
+    assert cases.close(case, "me", everyone=True).state == "closed"
+    assert all(members == [] for _, members in store.cohorts(old))
+    assert not findings(store)
+    # Later cohorts are looked up as ever; of the older ones each counts.
+    new = train(home, *EVERYBODY, "cohort=5", "minimum_survivors=1")
+    drawn = {client for _, members in store.cohorts(new) for client in members}
+    assert drawn
+    assert not drawn & {3, 4}
+    later = cases.open(asked(min(drawn)), "me").id
+    found = cases.affected(later)
+    mine = [members for _, members in store.cohorts(new) if min(drawn) in members]
+    assert found.uncertain == 6
+    assert len(found.charges) == 6 + len(mine)
+    assert {v["number"] for v in found.versions} >= {1, 2, 3}
+    # As much as everybody is promised, or more: of all the charges that it may have been in.
+    evidence = cases.choose(later, "keep", "little", "me").body["choice"]["evidence"]
+    own = next(r for r in evidence if (r["adversary"], r["amplified"]) == ("public", False))
+    claims = store.claims(old)
+    whole = next(r for r in claims if (r["unit"], r["adversary"]) == ("client", "public"))
+    assert not whole["amplified"]
+    assert own["epsilon"] >= whole["epsilon"]
+    cases.close(later, "me")
+    assert not findings(store)
+    for one in (case, other, later):
+        cases.forget(one)
+    assert not findings(store)
+    assert cases.affected(cases.open(asked(9), "me").id).uncertain == 6
+
+
 # States
 
 

@@ -56,6 +56,7 @@ def test_it_verifies_at_every_stage(store: Store, run: str, cases: Cases, tmp_pa
     for row in made["files"]["closed"]["choice"]["evidence"]:
         assert row["epsilon"] is None or f"{row['epsilon']:.4g}" in said
     assert "came from a seed" in said
+    assert "by elimination" in said
     with pytest.raises(StorageError, match="there already"):
         report.write(made, tmp_path / "to.json")
     cases.forget(case)
