@@ -6,6 +6,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constr
 FASHION := /usr/share/datasets/fashion-mnist
 POSTGRES := /usr/lib/postgresql
 CHROMIUM := /usr/bin/chromedriver
+ECOSYSTEM := build/ecosystem/.ready
 JVM := /usr/share/java/perfmark-api.jar
 KJV := /usr/share/sword/modules/texts/ztext/engKJV2006eb
 TYPES := build/types/tacit
@@ -65,10 +66,17 @@ $(JVM):
 	    libgeronimo-annotation-1.3-spec-java \
 	    protobuf-compiler protobuf-compiler-grpc-java-plugin
 
-test: $(VENV)/.dev $(FASHION) $(KJV) $(POSTGRES) $(JVM) $(CHROMIUM)
+# They mirror into a real MLflow server, whose pins aren't tacit's, and read CycloneDX's schemas.
+$(ECOSYSTEM): tests/support/ecosystem.txt
+	@test -x $(@D)/bin/python || $(PYTHON) -m venv $(@D)
+	@echo "installing an MLflow server into $(@D) (once)"
+	@$(@D)/bin/python -m pip --disable-pip-version-check install --quiet --requirement $<
+	@touch $@
+
+test: $(VENV)/.dev $(FASHION) $(KJV) $(POSTGRES) $(JVM) $(CHROMIUM) $(ECOSYSTEM)
 	$(BIN)/python -m pytest $(PYTEST)
 
-test-quick: $(VENV)/.dev $(FASHION) $(KJV) $(POSTGRES) $(JVM) $(CHROMIUM)
+test-quick: $(VENV)/.dev $(FASHION) $(KJV) $(POSTGRES) $(JVM) $(CHROMIUM) $(ECOSYSTEM)
 	$(BIN)/python -m pytest -m "not slow and not ray" $(PYTEST)
 
 # mypy and import-linter read a tree laid out as it installs: they can't follow setuptools' package-dir.

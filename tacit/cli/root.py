@@ -15,6 +15,7 @@ from tacit.cli import (
     erase,
     gate,
     ledger,
+    mirror,
     models,
     plan,
     retrain,
@@ -51,5 +52,6 @@ app.add_typer(devices.app, name="devices")
 app.add_typer(gate.app, name="gate")
 app.add_typer(erase.app, name="erase")
 app.add_typer(ledger.app, name="ledger")
+app.add_typer(mirror.app, name="mirror")
 app.add_typer(models.app, name="models")
 app.add_typer(runs.app, name="runs")
