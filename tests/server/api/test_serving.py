@@ -1,4 +1,4 @@
-"""``tacit api`` as a process: two at once on one home, a slow verifier, an export while it trains."""
+"""``tacit api`` as processes: two on one home, a slow verifier, an export while it trains."""
 
 from __future__ import annotations
 
@@ -80,9 +80,8 @@ def test_two_operators_promote_at_once(home: Path) -> None:
         ]
         assert [c.get("/healthz").status_code for c in clients] == [200, 200]
         assert [c.get("/readyz").status_code for c in clients] == [200, 200]
-        expected = None
+        expected, together = None, threading.Barrier(2)
         for turn in range(5):
-            together = threading.Barrier(2)
 
             def promote(client: httpx.Client, number: int, seen: int | None = expected) -> Any:
                 body = {"number": number, "expected": seen, "reason": "it is better"}
@@ -175,7 +174,7 @@ def test_an_export_while_it_trains_is_one_state(home: Path, tmp_path: Path) -> N
 @pytest.mark.parametrize(
     "wrong",
     [
-        {"host": "0.0.0.0"},  # noqa: S104 - refused
+        {"host": "0.0.0.0"},
         {"host": "::"},
         {"host": "example.org"},
         {"certificate": Path("c")},
