@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import logging
 import math
 import secrets
 from collections.abc import Callable, Iterator, Sequence
@@ -38,6 +39,7 @@ from tacit.server.store import Row, Store
 from tacit.tasks.task import Task
 from tacit.tasks.task import plan as privacy_plan
 
+log = logging.getLogger("tacit.round")
 Ablate = Callable[[Floats, Any], Floats]
 # As many rounds may fall short as of a training (`tacit.configs.planning`).
 _TOO_OFTEN = 0.02
@@ -126,6 +128,7 @@ def create(spec: RunSpec, rollout: RolloutPlan, task: Task, store: Store) -> Row
     """
     made = privacy_plan(task, spec)
     check_sizes(made, rollout)
+    _advised(spec, task)
     versions = Versions(task, spec, store, rollout.model)
     for arm in rollout.arms:
         versions.parameters(arm)
@@ -249,6 +252,17 @@ class Versions:
                 raise ConfigError("an arm's ablation needs somebody who takes it away")
             found = self._ablate(found, arm.ablation)
         return found.astype(np.float32)
+
+
+def _advised(spec: RunSpec, task: Task) -> None:
+    """Says so where most of the signal is given away: counts are over a cap that few reach."""
+    cap, examples = spec.evaluation.cap, task.examples_per_client
+    if examples is not None and cap >= 2 * examples:
+        log.warning(
+            "evaluation.cap=%d, and clients have about %d records: evaluation.cap=%d shows %.0f "
+            "times as much through the same noise",
+            *(cap, examples, examples, cap / examples),
+        )
 
 
 def _check_champion(c: Connection, rollout: RolloutPlan) -> None:
