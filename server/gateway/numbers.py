@@ -8,6 +8,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from tacit.server.erasure import tables as e
 from tacit.server.gateway import tables as t
 from tacit.server.gateway.refused import RefusedError
 
@@ -56,6 +57,8 @@ def number(
         same = sa.select(t.devices.c.client).where(mine, t.devices.c.client == wanted)
         if c.execute(same).first() is not None:
             raise RefusedError("TAKEN", f"client {wanted} is enrolled already")
+        if wanted in _withdrawn(c, population):
+            raise RefusedError("TAKEN", f"client {wanted} has withdrawn")
         return wanted
     free = _free(c, population, now)
     if clients is not None and free >= clients:
@@ -71,7 +74,8 @@ def _free(c: Connection, population: str, now: int) -> int:
         t.tokens.c.used_at.is_(None),
         t.tokens.c.expires_at > now,
     )
-    taken = set(c.execute(due).scalars())
+    # Who withdrew without being a device has no row, and its number isn't given again either.
+    taken = set(c.execute(due).scalars()) | _withdrawn(c, population)
     count = sa.select(sa.func.count(), sa.func.max(t.devices.c.client)).where(mine)
     many, top = c.execute(count).one()
     if not taken and (not many or top == many - 1):
@@ -79,3 +83,11 @@ def _free(c: Connection, population: str, now: int) -> int:
     # There are gaps: invited, or left by tokens for numbers.
     taken |= set(c.execute(sa.select(t.devices.c.client).where(mine)).scalars())
     return next(k for k in range(len(taken) + 1) if k not in taken)
+
+
+def _withdrawn(c: Connection, population: str) -> set[int]:
+    """Numbers of clients that withdrew and weren't devices (`tacit.server.erasure`)."""
+    w, d = e.withdrawals.c, t.devices.c
+    device = sa.exists().where(d.population == population, d.client == w.client)
+    query = sa.select(w.client).where(w.population == population, ~device)
+    return set(c.execute(query).scalars())

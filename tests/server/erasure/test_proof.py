@@ -284,6 +284,23 @@ def test_the_token_that_an_erased_device_used_is_gone(store: Store, home: Home) 
         devices.enrol(*made)  # type: ignore[arg-type]
 
 
+@BOTH
+def test_no_device_gets_the_number_of_a_client_that_withdrew(store: Store, home: Home) -> None:
+    train(home, "population=mixed", "rounds=1")
+    Cases(store).open(proof.without(store, "mixed", 0, "by letter"), "me")
+    devices = Devices(store.database, "mixed")
+
+    def enrolled(client: int | None) -> int:
+        token = devices.invite(60.0, client)
+        who = Identity.generate().public
+        issue = lambda k: Issued(b"", f"{k:064x}", "1", 2**31)  # noqa: E731
+        return devices.enrol(token, who, None, issue, ATTEST)[0].client
+
+    with pytest.raises(RefusedError, match="has withdrawn"):
+        enrolled(0)
+    assert [enrolled(None), enrolled(None), enrolled(5), enrolled(None)] == [1, 2, 5, 3]
+
+
 def test_a_device_that_is_pinned_with_another_key(store: Store, device: Device) -> None:
     (store.home.root / "clients").mkdir()
     keys = {0: Identity.generate().public}
