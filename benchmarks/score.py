@@ -189,7 +189,7 @@ def serve(root: str) -> None:
     """The server's process."""
     import uvicorn
 
-    from tacit.server.api import app as made
+    from tacit.server.api.app import make_app
     from tacit.server.api.settings import Limits, Settings
     from tacit.server.scoring.model import Loader, Served
     from tacit.server.scoring.router import Router
@@ -206,10 +206,8 @@ def serve(root: str) -> None:
             slowed = Slow(**{name: getattr(served, name) for name in names})
             return slowed if row["number"] in (SLOW, ALWAYS) else served
 
-    # What is around routes, and those that are measured.
-    made.ROUTES, made.DASHBOARD = ("score",), "tacit.server.nothing"
-    app = made.make_app(Path(root), Settings(limits=Limits(rate=1e6, burst=1e6)))
-    app.state.scorer = lambda place: _router(Router, Slowing, place)
+    app = make_app(Path(root), Settings(limits=Limits(rate=1e6, burst=1e6)))
+    app.state.scorer = lambda place, settings: _router(Router, Slowing, place, settings)
     config = uvicorn.Config(app, host="127.0.0.1", port=0, log_level="error", access_log=False)
     server = uvicorn.Server(config)
 
@@ -222,9 +220,9 @@ def serve(root: str) -> None:
     server.run()
 
 
-def _router(router: Any, loader: Any, place: Any) -> Any:
+def _router(router: Any, loader: Any, place: Any, settings: Any) -> Any:
     made = loader(place.store, place.registry, apart=True)
-    return router(place.store, place.registry, place.lifecycle, place.recorder, None, made)
+    return router(place.store, place.registry, place.lifecycle, place.recorder, settings, made)
 
 
 def _state(port: int, token: str) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from tacit.privacy.errors import ConfigError, StorageError
 from tacit.server.access.tenants import Tenants
 from tacit.server.api.app import make_app
 from tacit.server.api.settings import Settings
+from tacit.server.scoring.settings import Settings as Scoring
 
 DRAIN = 20
 
@@ -79,13 +80,16 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def serve(root: Path, address: Address, ready: Callable[[str], None]) -> None:
+def serve(
+    root: Path, address: Address, ready: Callable[[str], None], scoring: Scoring | None = None
+) -> None:
     """Serves the tenants of a root until the process is told to stop.
 
     Args:
         root: of the tenants, or one home.
         address: where.
         ready: called with the URL once it answers.
+        scoring: how it answers for records; None takes the defaults.
 
     Raises:
         StorageError: there is nothing to serve, or the address can't be had.
@@ -98,7 +102,7 @@ def serve(root: Path, address: Address, ready: Callable[[str], None]) -> None:
         )
     listener = _listener(address)
     with listener:
-        app = make_app(root, Settings(tls=address.tls))
+        app = make_app(root, Settings(tls=address.tls, scoring=scoring or Scoring()))
         config = uvicorn.Config(
             app,
             log_config=None,

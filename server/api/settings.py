@@ -6,6 +6,7 @@ import dataclasses
 from dataclasses import dataclass, field
 
 from tacit.privacy import validate
+from tacit.server.scoring.settings import Settings as Scoring
 
 MIB = 1024 * 1024
 
@@ -54,7 +55,9 @@ class Settings:
     Attributes:
         tls: whether callers reach it by TLS, here or at a proxy: cookies are for TLS then.
         limits: of its callers.
+        scoring: how it answers for records.
     """
 
     tls: bool = False
     limits: Limits = field(default_factory=Limits)
+    scoring: Scoring = field(default_factory=Scoring)

@@ -29,6 +29,12 @@ def api(
     without_tls: Annotated[
         bool, typer.Option("--without-tls", help="Let others come in the clear.")
     ] = False,
+    canary: Annotated[
+        float, typer.Option(help="Share of a champion's requests that its challenger answers.")
+    ] = 0.0,
+    budget: Annotated[
+        float, typer.Option("--budget", metavar="SECONDS", help="For a score, then it is 503.")
+    ] = 0.1,
     as_json: JsonOption = False,
     home: RootOption = None,
 ) -> None:
@@ -42,6 +48,7 @@ def api(
     from tacit.cli.access import root_of
     from tacit.server import telemetry
     from tacit.server.api.serving import Address, serve
+    from tacit.server.scoring.settings import Settings
 
     root = root_of(home)
     certificate, key = (Path(p) if p is not None else None for p in (tls_cert, tls_key))
@@ -59,7 +66,7 @@ def api(
             )
         sys.stdout.flush()
 
-    serve(root, address, ready)
+    serve(root, address, ready, Settings(budget=budget, canary=canary))
 
 
 @app.command()

@@ -133,11 +133,10 @@ def _serve(root: str, options: dict[str, Any]) -> None:
 
     from tacit.server.api.app import make_app
     from tacit.server.api.context import Place
-    from tacit.server.api.routes import score
     from tacit.server.api.settings import Limits, Settings
     from tacit.server.scoring.model import Loader, Served
     from tacit.server.scoring.router import Router
-    from tacit.server.scoring.router import Settings as Scoring
+    from tacit.server.scoring.settings import Settings as Scoring
 
     slow = options.pop("slow", 0.0)
     slowed = options.pop("slowed", None)
@@ -155,15 +154,14 @@ def _serve(root: str, options: dict[str, Any]) -> None:
             served = super().load(row)
             return Slow(**vars_of(served)) if row["number"] == slowed else served
 
-    def scorer(place: Place) -> Router:
+    def scorer(place: Place, settings: Scoring) -> Router:
         loader = Slowing(place.store, place.registry, apart=True)
-        settings = Scoring(**options)
         return Router(
             place.store, place.registry, place.lifecycle, place.recorder, settings, loader
         )
 
     limits = Limits(rate=1e6, burst=1e6, seal=seal)
-    app = make_app(Path(root), Settings(limits=limits))
+    app = make_app(Path(root), Settings(limits=limits, scoring=Scoring(**options)))
     app.state.scorer = scorer
     config = uvicorn.Config(app, host="127.0.0.1", port=0, log_level="error", access_log=False)
     server = uvicorn.Server(config)

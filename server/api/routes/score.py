@@ -18,7 +18,8 @@ from tacit.server.api import problems
 from tacit.server.api.context import Here, Place, allowed, recorded, sees
 from tacit.server.scoring import receipts
 from tacit.server.scoring.errors import BusyError
-from tacit.server.scoring.router import Router, Settings
+from tacit.server.scoring.router import Router
+from tacit.server.scoring.settings import Settings
 
 router = APIRouter(tags=["scoring"])
 May = Annotated[Caller, Depends(allowed("score"))]
@@ -50,18 +51,19 @@ def of(place: Place, request: Request) -> Router:
 
     An app may have its own way to make one, ``state.scorer``.
     """
-    scorer: Callable[[Place], Router] = getattr(request.app.state, "scorer", _router)
+    settings: Settings = request.app.state.settings.scoring
+    scorer: Callable[[Place, Settings], Router] = getattr(request.app.state, "scorer", _router)
 
     def make() -> Router:
-        made = scorer(place)
+        made = scorer(place, settings)
         place.closing.callback(made.close)
         return made
 
     return place.shared("scoring", make)
 
 
-def _router(place: Place) -> Router:
-    return Router(place.store, place.registry, place.lifecycle, place.recorder)
+def _router(place: Place, settings: Settings) -> Router:
+    return Router(place.store, place.registry, place.lifecycle, place.recorder, settings)
 
 
 def _named(caller: Caller, name: str, alias: str) -> None:

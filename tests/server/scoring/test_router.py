@@ -22,7 +22,8 @@ from tacit.server.lifecycle import Lifecycle
 from tacit.server.registry import ModelRegistry
 from tacit.server.scoring.errors import BusyError
 from tacit.server.scoring.model import Loader, Served
-from tacit.server.scoring.router import Answer, Router, Settings
+from tacit.server.scoring.router import Answer, Router
+from tacit.server.scoring.settings import Settings
 from tacit.server.store import Store
 
 WHO = {"actor": "ann", "reason": "because"}
