@@ -1,6 +1,7 @@
 """The Flower ServerApp: the same coordinator over whatever Grid Flower hands it.
 
-Run config: ``overrides``, as on tacit's command line, ``home``, ``resume`` (a run, or "last"),
+Run config: ``overrides``, as on tacit's command line, or ``spec`` and ``rollout`` of a file that
+``tacit rollout --plan`` wrote; ``home``, ``resume`` (a run, or "last"),
 how long to wait (`tacit.server.deployment.LegSettings`), and whether there are devices too
 (`tacit.server.deployment.DeviceSettings`). See `docs/flower.md` and `docs/mixed.md`. A ServerApp
 that was killed goes on, when it is started again with ``resume``, from its last released
@@ -19,8 +20,9 @@ from flwr.superlink.grid.inmemory_grid import InMemoryGrid  # Flower's own simul
 from tacit.configs import build
 from tacit.configs.spec import RunSpec
 from tacit.privacy.errors import ConfigError
-from tacit.server import deployment, runs
-from tacit.server.coordinator import Coordinator
+from tacit.privacy.rollouts import RolloutPlan
+from tacit.server import begin, deployment, runs
+from tacit.server.begin import Running
 from tacit.server.home import Home
 from tacit.server.steady import SteadyGrid
 from tacit.server.store import Row, Store
@@ -45,11 +47,13 @@ def main(grid: Grid, context: Context) -> None:
     task = load(spec)
     directory = deployment.directory(spec, home, simulated)
     resume = str(context.run_config.get("resume") or "")
+    text = str(context.run_config.get("rollout") or "")
+    rollout = begin.planned(text) if text else None
     with contextlib.closing(store):
         if not devices.gateway:
             legs = deployment.legs(grid, spec, settings, None if simulated else directory)
-            run = _run(spec, task, store, resume, simulated)
-            _rounds(runs.coordinator(run, task, store, home, legs, directory))
+            run = _run(spec, task, store, resume, simulated, rollout)
+            _rounds(begin.coordinated(run, task, store, home, legs, directory))
             return
         # What only a gateway needs isn't to be had by everyone.
         from tacit.server import mixed
@@ -57,14 +61,21 @@ def main(grid: Grid, context: Context) -> None:
         assert directory is not None
         with mixed.joined(grid, (spec, task), (home, directory), devices) as joined:
             legs = joined.legs(settings)
-            run = _run(spec, task, store, resume, simulated)
+            run = _run(spec, task, store, resume, simulated, rollout)
             joined.begin(run)
-            _rounds(runs.coordinator(run, task, store, home, legs, joined.directory))
+            _rounds(begin.coordinated(run, task, store, home, legs, joined.directory))
 
 
-def _run(spec: RunSpec, task: Task, store: Store, resume: str, simulated: bool) -> Row:
+def _run(
+    spec: RunSpec,
+    task: Task,
+    store: Store,
+    resume: str,
+    simulated: bool,
+    rollout: RolloutPlan | None,
+) -> Row:
     """The run that is asked for, or a new one."""
-    run = store.run(resume) if resume else runs.create(spec, task, store)
+    run = begin.begun(spec, task, store, resume, rollout)
     begun = runs.spec_of(run)
     if begun.secure.protocol == "shortcut":
         raise ConfigError(
@@ -76,7 +87,7 @@ def _run(spec: RunSpec, task: Task, store: Store, resume: str, simulated: bool) 
     return run
 
 
-def _rounds(made: contextlib.AbstractContextManager[Coordinator]) -> None:
+def _rounds(made: contextlib.AbstractContextManager[Running]) -> None:
     with made as coordinator:
         for result in coordinator.rounds():
             shown = {**result.metrics, **{f"epsilon.{k}": v for k, v in result.epsilon.items()}}

@@ -95,6 +95,15 @@ class RolloutResult:
     rejected: dict[str, int]
     seconds: float
 
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Of each arm what this one round shows, named by its version."""
+        return {
+            f"@{arm.arm.number}.{name}": value
+            for arm in self.arms
+            for name, value in arm.metrics.items()
+        }
+
 
 @dataclass
 class _Tally:

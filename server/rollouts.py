@@ -13,9 +13,8 @@ import json
 import logging
 import math
 import secrets
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
-from typing import Any
 
 import numpy as np
 from scipy import stats
@@ -36,11 +35,11 @@ from tacit.server.model import GlobalModel
 from tacit.server.registry import ModelRegistry
 from tacit.server.rollout import Rollout, planned
 from tacit.server.store import Row, Store
+from tacit.tasks.ablation import ablating
 from tacit.tasks.task import Task
 from tacit.tasks.task import plan as privacy_plan
 
 log = logging.getLogger("tacit.round")
-Ablate = Callable[[Floats, Any], Floats]
 # As many rounds may fall short as of a training (`tacit.configs.planning`).
 _TOO_OFTEN = 0.02
 _USUAL = 4
@@ -78,7 +77,7 @@ def plan(
         if number is None:
             raise MissingError(f"{model}@{alias} names no version", "say which: --challenger N")
         named = alias if number == champion else None
-        return RolloutPlan(model, mode, named, (_arm(store, model, number, 1.0),))
+        return RolloutPlan(model, mode, named, (of_version(store, model, number, 1.0),))
     if champion is None:
         raise MissingError(
             f"{model}@{alias} names no version to compare with",
@@ -88,7 +87,9 @@ def plan(
         raise ConfigError(f"mode={mode} needs a challenger", "--challenger N")
     parts = shares(mode, share)
     arms = zip((champion, challenger), parts, strict=True)
-    return RolloutPlan(model, mode, alias, tuple(_arm(store, model, n, part) for n, part in arms))
+    return RolloutPlan(
+        model, mode, alias, tuple(of_version(store, model, n, part) for n, part in arms)
+    )
 
 
 def spec(store: Store, rollout: RolloutPlan, rounds: int, overrides: Sequence[str] = ()) -> RunSpec:
@@ -130,8 +131,8 @@ def create(spec: RunSpec, rollout: RolloutPlan, task: Task, store: Store) -> Row
     check_sizes(made, rollout)
     _advised(spec, task)
     versions = Versions(task, spec, store, rollout.model)
-    for arm in rollout.arms:
-        versions.parameters(arm)
+    for one in rollout.arms:
+        versions.parameters(one)
     identifier = f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
     store.create_run(
         {
@@ -158,7 +159,6 @@ def opened(
     home: Home,
     legs: Legs,
     directory: Directory | None = None,
-    ablate: Ablate | None = None,
 ) -> Iterator[Rollout]:
     """A rollout with the run to itself, new or resumed.
 
@@ -169,7 +169,6 @@ def opened(
         home: of the run.
         legs: to the clients.
         directory: the clients' public keys.
-        ablate: takes away from parameters what an arm's ``ablation`` says.
 
     Raises:
         StorageError: another process holds the run, or it is over.
@@ -190,7 +189,7 @@ def opened(
         fresh = store.run(run["id"])
         if fresh["status"] == "finished":
             raise StorageError(f"run={run['id']} is finished; there is nothing to resume")
-        versions = Versions(task, found, store, model, ablate)
+        versions = Versions(task, found, store, model)
         yield Rollout(fresh, found, made, versions, store, legs, directory)
 
 
@@ -221,15 +220,12 @@ class Versions:
         spec: of the rollout.
         store: with the versions.
         model: their name.
-        ablate: see `opened`.
     """
 
-    def __init__(
-        self, task: Task, spec: RunSpec, store: Store, model: str, ablate: Ablate | None = None
-    ) -> None:
+    def __init__(self, task: Task, spec: RunSpec, store: Store, model: str) -> None:
         self.frozen = GlobalModel(task, spec).frozen
         self._task, self._spec, self._store, self._name = task, spec, store, model
-        self._ablate = ablate
+        self._ablate = ablating(task, spec)
         self._loaded: dict[int, Floats] = {}
 
     def parameters(self, arm: Arm) -> Singles:
@@ -248,8 +244,6 @@ class Versions:
             self._loaded[arm.number] = found
         found = self._loaded[arm.number]
         if arm.ablation is not None:
-            if self._ablate is None:
-                raise ConfigError("an arm's ablation needs somebody who takes it away")
             found = self._ablate(found, arm.ablation)
         return found.astype(np.float32)
 
@@ -277,7 +271,12 @@ def _check_champion(c: Connection, rollout: RolloutPlan) -> None:
         )
 
 
-def _arm(store: Store, model: str, number: int, share: float) -> Arm:
+def of_version(store: Store, model: str, number: int, share: float) -> Arm:
+    """An arm of a version.
+
+    Raises:
+        StorageError: there is no such version, or it is retired.
+    """
     row = ModelRegistry(store.home, store).find(f"{model}@{number}")
     if Lifecycle(store).stages(model).get(number) == "retired":
         raise StorageError(f"{model}@{number} is retired", "tacit models list shows what isn't")

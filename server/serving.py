@@ -25,8 +25,9 @@ import torch
 from tacit.configs.spec import RunSpec
 from tacit.privacy import validate
 from tacit.privacy.errors import ConfigError, StorageError
-from tacit.server import deployment, offer, runs
-from tacit.server.coordinator import RoundResult
+from tacit.privacy.rollouts import RolloutPlan
+from tacit.server import begin, deployment, offer
+from tacit.server.begin import Round
 from tacit.server.gateway.devices import EnrolledDirectory
 from tacit.server.gateway.grid import AbandonedError, GatewayGrid, opened
 from tacit.server.gateway.settings import Settings
@@ -58,7 +59,7 @@ class Watch:
 
     waiting: Callable[[int, int, int], object] = _nothing
     started: Callable[[Row, RunSpec], object] = _nothing
-    progress: Callable[[RoundResult], object] = _nothing
+    progress: Callable[[Round], object] = _nothing
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,11 +143,13 @@ class Job:
         spec: its configuration.
         task: what is learned.
         resumed: its row, if it was begun before.
+        rollout: what it evaluates, if it trains nothing.
     """
 
     spec: RunSpec
     task: Task
     resumed: Row | None = field(default=None)
+    rollout: RolloutPlan | None = field(default=None)
 
     def __post_init__(self) -> None:
         deployment.check(self.spec)
@@ -197,7 +200,7 @@ def serve(
         advertise(home, grid, settings)
         if not _gathered(job, grid, terms, watch, stop):
             return None
-        run = job.resumed or runs.create(job.spec, job.task, store)
+        run = job.resumed or begin.begun(job.spec, job.task, store, "", job.rollout)
         watch.started(run, job.spec)
         _document(job, grid, run)
         _run(run, job, (store, home), grid, terms, watch, stop)
@@ -257,7 +260,7 @@ def _run(
     # Nothing is sent twice by the legs: the gateway sends a task again to who comes back.
     legs = Legs(grid, nodes, terms.deadline, _POLL, directory)
     try:
-        with runs.coordinator(run, job.task, store, home, legs, directory) as coordinator:
+        with begin.coordinated(run, job.task, store, home, legs, directory) as coordinator:
             for result in coordinator.rounds():
                 watch.progress(result)
                 if stop.wished and result.round < job.spec.rounds:

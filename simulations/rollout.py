@@ -123,11 +123,25 @@ def rollout(
             spec = decided(rollouts.spec(store, plan, rounds, overrides))
             found = check(task, spec) if task is not None else load(spec)
             run = rollouts.create(spec, plan, found, store)
-        if started is not None:
-            started(run, spec)
-        with torch.random.fork_rng(devices=[]), bounded_threads(spec.threads):
-            fallback = _run(run, spec, found, store, place, progress, trainer)
+        fallback = rolled(run, spec, found, store, place, started, progress, trainer)
         return outcome(store, run["id"], fallback, began)
+
+
+def rolled(
+    run: Row,
+    spec: RunSpec,
+    task: Task,
+    store: Store,
+    home: Home,
+    started: Started | None = None,
+    progress: Progress | None = None,
+    trainer: MakeTrainer | None = None,
+) -> Move | None:
+    """Runs a rollout that was made to its end; returns the fallback that it came to."""
+    if started is not None:
+        started(run, spec)
+    with torch.random.fork_rng(devices=[]), bounded_threads(spec.threads):
+        return _run(run, spec, task, store, home, progress, trainer)
 
 
 def _run(

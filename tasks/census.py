@@ -111,7 +111,15 @@ def census(spec: RunSpec) -> Task:
         clients=spec.clients,
         examples_per_client=NOMINAL if natural else max(1, len(inputs) // spec.clients),
         test=lambda: (test_inputs, test.targets),
+        features=_features(spec.model),
     )
+
+
+def _features(model: str | None) -> dict[str, range]:
+    """The columns of what is known of a person."""
+    work = len(SCHOOLING)
+    named = {"schooling": range(work), "work": range(work, PERSON)}
+    return named if model == "person" else {**named, "state": range(PERSON, FEATURES)}
 
 
 @functools.lru_cache(maxsize=2)

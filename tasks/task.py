@@ -6,7 +6,7 @@ import difflib
 import importlib
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -52,6 +52,8 @@ class Task:
         test: a public test set, nobody's private data; or None.
         correct: score of each record in [0, 1], shape [B] or [B, ...]; by default whether
             the largest output is the target.
+        features: of a table, names and the columns of the input that belong to each; None where
+            the inputs aren't rows of one. `tacit explain` asks what each is worth.
 
     Example:
         A whole task is `docs/bring_your_own.md`, in under 40 lines.
@@ -65,6 +67,7 @@ class Task:
     clients: int | None = None
     test: Callable[[], Records] | None = None
     correct: Callable[[Tensor, Tensor], Tensor] = _argmax_equals
+    features: Mapping[str, Sequence[int]] | None = None
 
 
 def load(spec: RunSpec) -> Task:

@@ -13,6 +13,7 @@ from tacit.cli import (
     deploy,
     devices,
     erase,
+    explain,
     gate,
     ledger,
     mirror,
@@ -38,6 +39,7 @@ app.command("serve")(serve.serve)
 app.command("plan")(plan.plan)
 app.command("retrain")(retrain.retrain)
 app.command("rollout")(rollout.rollout)
+app.command("explain")(explain.explain)
 app.command("score")(score.score)
 app.command("withdraw")(withdraw.withdraw)
 app.command("client-ledger")(clients.client_ledger)

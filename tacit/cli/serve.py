@@ -12,7 +12,7 @@ import typer
 from tacit.cli.common import HomeOption, JsonOption, print_json
 
 if TYPE_CHECKING:
-    from tacit.server.coordinator import RoundResult
+    from tacit.server.begin import Round
     from tacit.server.gateway.settings import Settings
     from tacit.server.home import Home
     from tacit.server.serving import Job, Watch
@@ -58,6 +58,12 @@ PopulationOption = Annotated[
 ]
 
 
+RolloutOption = Annotated[
+    str | None,
+    typer.Option("--rollout", metavar="FILE", help="Of tacit rollout --plan: evaluate versions."),
+]
+
+
 def serve(
     overrides: Overrides = None,
     listen: ListenOption = "127.0.0.1:9443",
@@ -71,20 +77,23 @@ def serve(
     drain: DrainOption = 30.0,
     enrol_only: EnrolOnlyOption = False,
     population: PopulationOption = None,
+    rollout: RolloutOption = None,
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> None:
-    """Serve devices: enrol them, and train a model with them."""
+    """Serve devices: enrol them, and train a model with them, or evaluate its versions on them."""
     from tacit.privacy.errors import ConfigError
     from tacit.server.home import Home
 
     given = overrides or []
     if resume is not None and (given or enrol_only):
         raise ConfigError("--resume takes no settings: a run goes on as it was started")
+    if rollout is not None and (given or resume is not None or enrol_only):
+        raise ConfigError("--rollout takes no settings: its file has them")
     if population is not None and not enrol_only:
         raise ConfigError("--population is for --enrol-only", "a run's is population=NAME")
     place = Home(home)
-    job = None if enrol_only and population is not None else _job(given, resume, place)
+    job = None if enrol_only and population is not None else _job(given, resume, place, rollout)
     settings = _settings(
         population or (job.population if job is not None else ""),
         job.spec.clients if job is not None else None,
@@ -96,10 +105,12 @@ def serve(
         _serve(None if enrol_only else job, place, settings, (deadline, devices, drain), as_json)
 
 
-def _job(given: list[str], resume: str | None, home: Home) -> Job:
+def _job(given: list[str], resume: str | None, home: Home, rollout: str | None = None) -> Job:
     """What is to be run."""
     from tacit.configs.build import compose
 
+    if rollout is not None:
+        return _evaluating(rollout)
     if resume is None:
         compose(given)  # A typo should be told before the seconds that torch takes to load.
     from tacit.server import runs
@@ -117,6 +128,18 @@ def _job(given: list[str], resume: str | None, home: Home) -> Job:
         store.close()
     spec = runs.spec_of(row)
     return Job(spec, load(spec), row)
+
+
+def _evaluating(rollout: str) -> Job:
+    """A rollout, as its file has it."""
+    from pathlib import Path
+
+    from tacit.server.begin import RolloutFile
+    from tacit.server.serving import Job
+    from tacit.tasks.task import load
+
+    found = RolloutFile.read(Path(rollout))
+    return Job(found.spec, load(found.spec), rollout=found.rollout)
 
 
 def _settings(
@@ -178,7 +201,7 @@ def _watch(as_json: bool) -> Watch:
     def started(run: Row, spec: RunSpec) -> None:
         print(f"run {run['id']}: {spec.rounds} rounds", file=sys.stderr)
 
-    def progress(result: RoundResult) -> None:
+    def progress(result: Round) -> None:
         shown = {**result.metrics, **{f"epsilon.{k}": v for k, v in result.epsilon.items()}}
         if as_json:
             print_json({"round": result.round, "accepted": result.accepted, **shown})

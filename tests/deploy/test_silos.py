@@ -19,6 +19,7 @@ from superlink import SILOS, Deployment, check_books, deployed
 
 from tacit import simulate
 from tacit.server.home import Home
+from tacit.server.lifecycle import Lifecycle
 from tacit.server.store import Store
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
@@ -96,6 +97,41 @@ def test_three_silos_are_one_process(silos: Deployment, tmp_path: Path) -> None:
     # Both are drawn from the operating system; a run's accuracy varies by a few hundredths.
     assert rounds[-1]["metrics"]["accuracy"] == pytest.approx(here.metrics["accuracy"], abs=0.15)
     assert rounds[-1]["metrics"]["accuracy"] > 0.5
+    verify(silos)
+    check_books(silos)
+
+
+def test_versions_are_evaluated_on_silos(
+    silos: Deployment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A rollout planned by the command, after the training above; silos answer it as ever."""
+    home = silos.coordinator.home
+    store = Store(Home(home))
+    Lifecycle(store).move(
+        "digits", "champion", 1, expected=None, actor="me", reason="the first of them"
+    )
+    store.close()
+    path = tmp_path / "rollout.toml"
+    words = ["--challenger", "2", "--mode", "shadow", "--rounds", "2", "--plan", str(path)]
+    settings = ["evaluation.noise_multiplier=0.5"]
+    done = subprocess.run(
+        [str(TACIT), "rollout", "digits", *settings, *words, "--home", str(home)],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    monkeypatch.setenv("ROLLOUT", str(path))
+    before = began(silos, rounds=9)
+    row = ended(silos, before)
+    assert (row["status"], row["round"]) == ("finished", 2), row["message"]
+    store = Store(Home(home))
+    bodies = [leaf["body"] for leaf in store.spending(row["id"])]
+    store.close()
+    assert [(b["kind"], b["purpose"]) for b in bodies] == [
+        ("CHARGE", "evaluate"),
+        ("RELEASE", "evaluate"),
+    ] * 2
+    assert [arm["number"] for b in bodies for arm in b.get("arms", ())] == [1, 2]
     verify(silos)
     check_books(silos)
 

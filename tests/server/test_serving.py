@@ -24,10 +24,14 @@ from tacit.client.edge.home import Bundle
 from tacit.client.edge.home import Home as DeviceHome
 from tacit.configs import build
 from tacit.privacy.errors import ConfigError
-from tacit.server import check, serving
+from tacit.privacy.gates import Gate
+from tacit.server import check, rollouts, serving
+from tacit.server.begin import RolloutFile
+from tacit.server.gates import Gates
 from tacit.server.gateway.grid import opened
 from tacit.server.gateway.settings import Pace, Settings
 from tacit.server.home import Home
+from tacit.server.lifecycle import Lifecycle
 from tacit.server.serving import Job, Stop, Terms, Watch
 from tacit.server.store import Row, Store
 
@@ -91,6 +95,49 @@ def test_a_run_is_served_stopped_between_rounds_and_resumed(
     store = Store(home)
     assert check.verify(store).holds
     assert [leaf["kind"] for leaf in store.spending(row["id"])] == ["CHARGE", "RELEASE"] * ROUNDS
+    store.close()
+
+
+def test_versions_are_evaluated_on_devices_and_the_alias_falls_back(
+    home: Home, folders: Mapping[int, Path], port: int, tmp_path: Path
+) -> None:
+    """Agents answer a rollout as they answer a training's evaluations."""
+    with agents.running(folders):
+        row = serving.serve(job(), home, settings(port), TERMS, Watch())
+        assert row is not None
+        assert row["status"] == "finished"
+        store = Store(home)
+        life, name = Lifecycle(store), str(row["name"])
+        life.move(name, "champion", 1, expected=None, actor="me", reason="the first")
+        second = life.move(
+            name,
+            "champion",
+            3,
+            expected=life.current(name, "champion").leaf,  # type: ignore[union-attr]
+            actor="me",
+            reason="newer",
+        )
+        gate = Gate(model=name, alias="champion", at_least=0.999, fallback_rounds=1, confidence=0.5)
+        Gates(store).set(gate, actor="me", reason="more than it can")
+        made = rollouts.plan(store, name, "watch")
+        terms = ["evaluation.noise_multiplier=0.01", "attempts=1"]
+        spec = rollouts.spec(store, made, 2, terms)
+        path = tmp_path / "rollout.toml"
+        path.write_text(RolloutFile(spec, made).text())
+        found = RolloutFile.read(path)
+        assert (found.spec, found.rollout) == (spec, made)
+        done = list[Any]()
+        watching = Job(found.spec, devices.exported()[0], rollout=found.rollout)
+        row = serving.serve(watching, home, settings(port), TERMS, Watch(progress=done.append))
+    assert row is not None
+    assert (row["status"], [result.round for result in done]) == ("stopped", [1]), row["message"]
+    assert set(done[0].metrics) >= {"@3.accuracy", "@3.loss"}
+    back = life.current(name, "champion")
+    assert back is not None
+    assert (back.kind, back.number, back.previous) == ("ROLLBACK", 1, second.leaf)
+    assert [leaf["kind"] for leaf in store.spending(row["id"])] == ["CHARGE", "RELEASE"]
+    report = check.verify(store)
+    assert report.holds, report.findings
     store.close()
 
 
