@@ -97,7 +97,7 @@ class Store:
             cause: leaf of the fallback that asked for it.
             guard: see `append`.
         """
-        begins = {} if initial is None else {"initial": dict(initial)}
+        begins: dict[str, Any] = {} if initial is None else {"initial": dict(initial)}
         begins |= {} if rollout is None else {"rollout": dict(rollout)}
         begins |= {} if cause is None else {"cause": cause}
         with self.appending() as (c, log):
