@@ -240,3 +240,38 @@ class Retired(Shape):
     name: str
     number: VersionNumber
     leaf: Index
+
+
+class Lineage(Shape):
+    """Everything that led to a version, and what happened to it since; each item has its leaf."""
+
+    model: str
+    number: VersionNumber
+    artifact: str
+    leaf: Index
+    stage: str
+    run: dict[str, Any]
+    configuration: dict[str, Any]
+    plan: dict[str, Any]
+    code: dict[str, Any]
+    data: dict[str, Any] = Field(description="The population, and cohorts by commitment.")
+    rounds: list[dict[str, Any]]
+    parents: list[dict[str, Any]]
+    charges: list[dict[str, Any]]
+    approvals: list[dict[str, Any]]
+    audits: list[dict[str, Any]]
+    policies: list[dict[str, Any]]
+    moves: list[dict[str, Any]]
+    evidence: list[dict[str, Any]]
+
+
+class Difference(Shape):
+    """How two versions differ: [what, in the one, in the other], and array by array."""
+
+    versions: list[dict[str, Any]]
+    configuration: list[list[Any]]
+    plan: list[list[Any]]
+    code: list[str]
+    metrics: list[list[Any]]
+    epsilon: list[list[Any]]
+    arrays: list[dict[str, Any]]

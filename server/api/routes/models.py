@@ -7,11 +7,15 @@ before anything is handed over.
 
 from __future__ import annotations
 
+import json
+import math
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query
 from fastapi.responses import Response
 
+from tacit.privacy.errors import AccessError
+from tacit.server import lineage as lines
 from tacit.server.access.roles import Caller
 from tacit.server.api import problems
 from tacit.server.api.context import Here, allowed, recorded, sees
@@ -23,8 +27,10 @@ from tacit.server.api.shapes import (
     Back,
     Change,
     Details,
+    Difference,
     History,
     Limit,
+    Lineage,
     Models,
     Name,
     Number,
@@ -32,6 +38,7 @@ from tacit.server.api.shapes import (
     Versions,
     Why,
 )
+from tacit.server.differences import difference
 from tacit.server.lifecycle import Move
 from tacit.server.store import Row
 from tacit.server.views import models as views
@@ -42,6 +49,7 @@ Operator = Annotated[Caller, Depends(allowed("operate"))]
 OfNumber = Annotated[
     int | None, Query(ge=1, le=MOST, description="Only the leaves that concern this version.")
 ]
+To = Annotated[int, Query(ge=1, le=MOST, description="Number of the other version.")]
 First = Annotated[int, Query(ge=1, le=MOST, description="The first number wanted.")]
 
 _FILE: dict[int | str, dict[str, Any]] = {
@@ -147,9 +155,45 @@ def rollback(name: Name, alias: Alias, back: Back, caller: Operator, here: Here)
     dependencies=[Depends(recorded("model {name}@{number}"))],
     response_model=Details,
 )
-def version(name: Name, number: Number, here: Here) -> dict[str, Any]:
+def version(name: Name, number: Number, caller: Reader, here: Here) -> dict[str, Any]:
     """One version: metrics, epsilon by unit and adversary, its leaves and its history."""
-    return views.version(here.store, name, number)
+    found = views.version(here.store, name, number)
+    if found["begun_with"] is not None and not caller.sees(found["begun_with"]["model"]):
+        del found["begun_with"]
+    return found
+
+
+@router.get(
+    "/models/{name}/versions/{number}/lineage",
+    dependencies=[Depends(recorded("model {name}@{number}"))],
+    response_model=Lineage,
+)
+def lineage(name: Name, number: Number, caller: Reader, here: Here) -> dict[str, Any]:
+    """Where a version came from: run, plan, code, data by commitment, charges, parents, who."""
+    found = lines.lineage(here.store, _row(here, name, number))
+    if not all(caller.sees(parent["model"]) for parent in found["parents"]):
+        raise AccessError("its lineage has models that this token may not know of")
+    return found
+
+
+@router.get(
+    "/models/{name}/versions/{number}/diff",
+    dependencies=[Depends(recorded("model {name}@{number}"))],
+    response_model=Difference,
+)
+def diff(name: Name, number: Number, to: To, caller: Reader, here: Here) -> dict[str, Any]:
+    """How another version of the model differs from this one."""
+    rows = [_row(here, name, each) for each in (number, to)]
+    for row in rows:
+        begun = json.loads(here.store.run(row["run"])["spec"]).get("initial")
+        if begun is not None and not caller.sees(begun.partition("@")[0]):
+            raise AccessError("they began with a model that this token may not know of")
+    found = difference(here.store, *rows)
+    for array in found["arrays"]:
+        # JSON has no infinity.
+        array |= {"distance": _finite(array["distance"])}
+        array |= {"norms": [_finite(norm) for norm in array["norms"]]}
+    return found
 
 
 @router.get(
@@ -188,6 +232,10 @@ def retire(name: Name, number: Number, why: Why, caller: Operator, here: Here) -
     _known(here, sees(caller, name))
     leaf = here.lifecycle.retire(name, number, actor=caller.name, reason=why.reason)
     return {"name": name, "number": number, "leaf": leaf}
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
 
 
 def _row(here: Here, name: str, number: int) -> Row:

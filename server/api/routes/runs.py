@@ -49,7 +49,11 @@ def list_(caller: Reader, here: Here) -> dict[str, Any]:
 @router.get("/runs/{run}", dependencies=[Depends(recorded("run {run}"))], response_model=RunDetails)
 def show(run: Run, caller: Reader, here: Here) -> dict[str, Any]:
     """One run with its privacy plan and configuration."""
-    return views.run(here.store, run, sight(caller), operator=caller.may("operate"))
+    found = views.run(here.store, run, sight(caller), operator=caller.may("operate"))
+    begun = found["configuration"].get("initial")
+    if begun is not None and not caller.sees(begun.partition("@")[0]):
+        found["configuration"] = {**found["configuration"], "initial": "not yours to see"}
+    return found
 
 
 @router.get(
@@ -89,6 +93,7 @@ def populations(caller: Reader, here: Here) -> dict[str, Any]:
 def statement(
     name: Name,
     number: Number,
+    caller: Reader,
     here: Here,
     format: Annotated[Literal["json", "markdown"], Query(description="Of the answer.")] = "json",
 ) -> Response:
@@ -100,6 +105,16 @@ def statement(
         ("statement", rows[0]["release"], here.store.checkpoint()),
         lambda: statements.of_version(here.store, rows[0]),
     )
+    made = {**made, "composition": _shown(made["composition"], caller)}
     if format == "markdown":
         return Response(markdown(made), media_type="text/markdown")
     return JSONResponse(made)
+
+
+def _shown(composition: dict[str, Any], caller: Caller) -> dict[str, Any]:
+    """What a population spent, without the runs of models that a caller may not know of."""
+    made = dict(composition)
+    for when in ("at_release", "at_checkpoint"):
+        runs = [run for run in made[when]["runs"] if caller.sees(run["model"])]
+        made[when] = {**made[when], "runs": runs}
+    return made
