@@ -83,7 +83,7 @@ class Chart:
         y: what the y axis is.
         zero: whether the y axis begins at 0.
         top: the least that the y axis reaches.
-        most: the most that it does.
+        most: the most that it does; what is above is drawn at its edge.
     """
 
     name: str
@@ -140,11 +140,12 @@ class _Scale:
         ys += [level.y for level in chart.levels] + ([chart.top] if chart.top else [])
         low = 0.0 if chart.zero or not ys else min(ys)
         high = max(ys, default=1.0)
+        high = min(high, chart.most)
         if high <= low:
             high = low + 1.0
-        step = _nice((high - low) / 4)
+        step = _nice((high - low) / 5)
         y0 = math.floor(low / step + 1e-9) * step
-        y1 = min(math.ceil(high / step - 1e-9) * step, max(chart.most, high))
+        y1 = min(math.ceil(high / step - 1e-9) * step, chart.most)
         x0, x1 = min(xs), max(xs)
         pad = 0.5 if x1 == x0 else (x1 - x0) * 0.02
         return cls(x0 - pad, x1 + pad, y0, y1, step)

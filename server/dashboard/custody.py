@@ -11,6 +11,7 @@ from tacit.server.access.roles import Caller
 from tacit.server.api.context import Here, allowed
 from tacit.server.api.routes.ledger import whole
 from tacit.server.dashboard.pages import Page, Reader, reading, render, sight
+from tacit.server.erasure.cases import Cases
 from tacit.server.views import audits as audit_views
 from tacit.server.views import ledger
 
@@ -49,10 +50,13 @@ def access(request: Request, caller: Admin, place: Here, subject: str = "") -> R
 def _cases(place: Here) -> list[dict[str, Any]]:
     """Cases by their leaves, newest first."""
     made: dict[str, dict[str, Any]] = {}
+    states = {case.id: case.state for case in Cases(place.store).list()}
     for row in place.store.leaves(kinds=("ERASURE",)):
         body = row["body"]
         case = made.setdefault(
-            body["case"], {"case": body["case"], "population": body["population"], "stages": []}
+            body["case"],
+            {"case": body["case"], "population": body["population"], "stages": []}
+            | {"state": states.get(body["case"], "forgotten")},
         )
         case["stages"].append(
             {"leaf": row["index"], "at": body["at"], "stage": body["stage"]}

@@ -52,9 +52,9 @@ def graph(
     }
     edges = [_edge(place, v["parent"]["number"], v["number"]) for v in shown if v["parent"]]
     edges += _beginnings(model, shown, begun, place)
-    named = [v["number"] for v in shown if v["stage"] not in _PLAIN]
-    nodes = [_node(model, v, *place[v["number"]], named) for v in shown]
     width = max(320, 2 * _LEFT + (len(shown) - 1) * _STEP)
+    named = [v["number"] for v in shown if v["stage"] not in _PLAIN]
+    nodes = [_node(model, v, *place[v["number"]], named, width) for v in shown]
     height = _TOP + (len(runs) - 1) * _LANE + 32
     head = mark(
         '<svg class="lineage" viewBox="0 0 {w} {h}" width="{w}" height="{h}" role="img" '
@@ -103,7 +103,9 @@ def _edge(place: Mapping[int, tuple[int, int]], a: int, b: int) -> Markup:
     )
 
 
-def _node(model: str, version: Mapping[str, Any], x: int, y: int, named: Sequence[int]) -> Markup:
+def _node(
+    model: str, version: Mapping[str, Any], x: int, y: int, named: Sequence[int], width: int
+) -> Markup:
     stage = version["stage"]
     plain = stage in _PLAIN
     kind = stage if plain else "named"
@@ -111,8 +113,10 @@ def _node(model: str, version: Mapping[str, Any], x: int, y: int, named: Sequenc
     if not plain:
         # Neighbours' names one above the other.
         raised = 14 * (named.index(version["number"]) % 2)
+        # Where there is no room on one side it leans to the other.
         label = mark(
-            '<text class="alias" x="{}" y="{}">{}</text>',
+            '<text class="alias{}" x="{}" y="{}">{}</text>',
+            " end" if x + 70 > width else " start" if x < 70 else "",
             x,
             y - _R - 6 - raised,
             stage if len(stage) <= 24 else stage[:23] + "…",

@@ -9,6 +9,7 @@ from fastapi import APIRouter, Depends, Request
 from starlette.responses import Response
 
 from tacit.privacy.statement.text import markdown
+from tacit.server import lineage as lineages
 from tacit.server import statements
 from tacit.server.api import problems
 from tacit.server.api.context import Here, Place, sees
@@ -89,6 +90,15 @@ def attestation(name: str, number: int, caller: Reader, place: Here) -> Response
     _version(place, caller, name, number)
     text = place.registry.envelope(place.store.versions(name=name, number=number)[0])
     return download(text, f"{name}-{number}.dsse.json", "application/json")
+
+
+@router.get("/version/lineage", dependencies=[Depends(reading("model", "name", "number"))])
+def descent(name: str, number: int, caller: Reader, place: Here) -> Response:
+    """Everything that led to the version, as a file."""
+    _version(place, caller, name, number)
+    rows = place.store.versions(name=name, number=number)
+    text = json.dumps(lineages.lineage(place.store, rows[0]), indent=2)
+    return download(text, f"{name}-{number}-lineage.json", "application/json")
 
 
 @router.get("/version/statement", dependencies=[Depends(reading("model", "name", "number"))])

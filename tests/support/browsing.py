@@ -14,6 +14,8 @@ import uvicorn
 from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
+from selenium.webdriver.support.expected_conditions import staleness_of
+from selenium.webdriver.support.wait import WebDriverWait
 
 from tacit.server.api.app import make_app
 from tacit.server.api.settings import Limits, Settings
@@ -62,7 +64,7 @@ class Browser:
         self.driver = webdriver.Chrome(service=service, options=options)
         self.address = address
         self._ours: dict[str, str] = {}
-        self.driver.set_page_load_timeout(30)
+        self.driver.set_page_load_timeout(60)
 
     def close(self) -> None:
         """Ends it."""
@@ -76,7 +78,22 @@ class Browser:
         """Begins a session."""
         self.open("/login")
         self.driver.find_element(By.ID, "token").send_keys(token)
-        self.driver.find_element(By.CSS_SELECTOR, "main button").click()
+        self.click("main button")
+
+    @contextlib.contextmanager
+    def turning(self) -> Iterator[None]:
+        """Waits until what is done within has led to another page."""
+        before = self.driver.find_element(By.TAG_NAME, "html")
+        yield
+        wait = WebDriverWait(self.driver, 60)
+        wait.until(staleness_of(before))
+        loaded = "return document.readyState"
+        wait.until(lambda driver: driver.execute_script(loaded) == "complete")
+
+    def click(self, css: str) -> None:
+        """Clicks what leads to another page."""
+        with self.turning():
+            self.driver.find_element(By.CSS_SELECTOR, css).click()
 
     def text(self, css: str = "main") -> str:
         """What a part of the page says."""

@@ -79,7 +79,8 @@ def browser(root: Path, address: str, tmp_path: Path) -> Iterator[Browser]:
 
 
 def follow(browser: Browser, text: str) -> None:
-    browser.driver.find_element(By.LINK_TEXT, text).click()
+    with browser.turning():
+        browser.driver.find_element(By.LINK_TEXT, text).click()
 
 
 def press(browser: Browser, *keys: str) -> None:
@@ -100,15 +101,18 @@ def test_a_number_is_followed_to_its_leaf_and_its_proof(root: Path, browser: Bro
     spent = browser.driver.find_element(By.CSS_SELECTOR, "#budget .tiles dd a.n")
     number = spent.text
     assert re.fullmatch(r"\d+\.\d{3}", number)
-    spent.click()
+    with browser.turning():
+        spent.click()
     assert re.fullmatch(r"Leaf \d+: CHARGE", browser.text("h1"))
     assert "tacit-verify leaf-" in browser.text("#proof")
-    browser.driver.back()
+    with browser.turning():
+        browser.driver.back()
     dot = browser.driver.find_elements(By.CSS_SELECTOR, "svg.chart a")[-1]
     assert f": {number}, leaf" in dot.find_element(By.TAG_NAME, "title").get_attribute(
         "textContent"
     )
-    dot.find_element(By.CSS_SELECTOR, "circle").click()
+    with browser.turning():
+        dot.find_element(By.CSS_SELECTOR, "circle").click()
     assert "CHARGE" in browser.text("h1")
     follow(browser, "Verification")
     note = browser.text("#note")
@@ -125,14 +129,14 @@ def test_a_move_behind_its_back_is_shown_and_decided_anew(root: Path, browser: B
     alias = browser.driver.find_element(By.ID, "alias")
     alias.clear()
     alias.send_keys("shadow")
-    browser.driver.find_element(By.CSS_SELECTOR, "form.inline button").click()
+    browser.click("form.inline button")
     assert browser.text("h1") == "Point shadow at version 6"
     assert "shadow was never moved" in browser.text()
     store = Store(Home(root))
     life = Lifecycle(store)
     life.move("tiny", "shadow", 2, expected=None, actor="bob", reason="I was first")
     browser.driver.find_element(By.ID, "reason").send_keys("it is better")
-    browser.driver.find_element(By.CSS_SELECTOR, "main form button").click()
+    browser.click("main form button")
     assert "Nothing was changed" in browser.text("[role=alert]")
     assert "I was first" in browser.text()
     reason = browser.driver.find_element(By.ID, "reason").get_attribute("value")
@@ -140,7 +144,7 @@ def test_a_move_behind_its_back_is_shown_and_decided_anew(root: Path, browser: B
     # The answer is 409, which a browser's console repeats.
     assert all("409" in line for line in browser.complaints())
     assert all(line.startswith("409") for line in browser.strange())
-    browser.driver.find_element(By.CSS_SELECTOR, "main form button").click()
+    browser.click("main form button")
     assert browser.text("h1") == "tiny"
     now = life.current("tiny", "shadow")
     store.close()
@@ -164,7 +168,7 @@ def test_an_approval_is_explained_and_handed_in(root: Path, browser: Browser) ->
     signature = base64.b64encode(REVIEWER.sign(statement(body))).decode()
     signed = json.dumps({**body, "signature": signature})
     browser.driver.find_element(By.ID, "signed").send_keys(signed)
-    browser.driver.find_element(By.CSS_SELECTOR, "form[action='/approvals'] button").click()
+    browser.click("form[action='/approvals'] button")
     assert "APPROVAL" in browser.text("h1")
     follow(browser, "Approvals")
     assert "Nothing waits" in browser.text()
@@ -175,7 +179,8 @@ def test_the_keyboard_is_enough(root: Path, browser: Browser) -> None:
     assert focused(browser) == "token"
     press(browser, dashboards.token(root, "operator"), Keys.TAB)
     assert focused(browser) == "Log in"
-    press(browser, Keys.ENTER)
+    with browser.turning():
+        press(browser, Keys.ENTER)
     # First comes the way past the menu, and it is seen.
     browser.driver.find_element(By.TAG_NAME, "body").send_keys(Keys.TAB)
     skip = browser.driver.switch_to.active_element
@@ -198,13 +203,16 @@ def test_the_keyboard_is_enough(root: Path, browser: Browser) -> None:
     # A promotion without a mouse.
     browser.open("/version?name=tiny&number=4")
     browser.driver.find_element(By.ID, "alias").click()
-    press(browser, Keys.CONTROL + "a", "watched", Keys.ESCAPE, Keys.TAB, Keys.ENTER)
+    press(browser, Keys.CONTROL + "a", "watched", Keys.ESCAPE, Keys.TAB)
+    with browser.turning():
+        press(browser, Keys.ENTER)
     assert browser.text("h1") == "Point watched at version 4"
     while focused(browser) != "reason":
         browser.driver.switch_to.active_element.send_keys(Keys.TAB)
     press(browser, "by keys alone", Keys.TAB, Keys.TAB, Keys.TAB)
     assert focused(browser) == "Point watched at version 4"
-    press(browser, Keys.ENTER)
+    with browser.turning():
+        press(browser, Keys.ENTER)
     assert "by keys alone" in browser.text()
 
 
@@ -232,7 +240,7 @@ def test_a_page_that_isnt_there_says_so(root: Path, browser: Browser) -> None:
     assert browser.text("h1") == "Not here"
     assert all("404" in line for line in browser.complaints())
     assert all(line.startswith("404") for line in browser.strange())
-    browser.driver.find_element(By.CSS_SELECTOR, ".who button").click()
+    browser.click(".who button")
     assert browser.text("h1") == "Log in"
     browser.open("/")
     assert browser.text("h1") == "Log in"

@@ -124,19 +124,18 @@ def root_of(client: TestClient) -> Path:
     return root
 
 
-def crawl(who: Visitor, most: int = 400) -> dict[str, str]:
+def crawl(who: Visitor, skipped: str = "-") -> dict[str, str]:
     """Every page that links lead to, each of which has to be there."""
     found: dict[str, str] = {}
     todo = ["/"]
-    while todo and len(found) < most:
+    while todo:
         url = todo.pop(0)
-        if url in found:
+        if url in found or re.match(skipped, url):
             continue
         found[url] = who.get(url)
         if "<main" in found[url]:
             links = re.findall(r'href="(/[^"#]*)', found[url])
             todo += [link for link in map(html.unescape, links) if link not in found]
-    assert not todo
     return found
 
 
@@ -202,7 +201,8 @@ def test_a_figure_is_in_the_leaf_that_it_leads_to(client: TestClient) -> None:
 
 def test_hostile_names_are_text(hostile: TestClient) -> None:
     root = root_of(hostile)
-    found = crawl(Visitor(hostile, root, "admin"))
+    files = r"/version/|/ledger/\d+/proof|/ledger\?start"
+    found = crawl(Visitor(hostile, root, "admin"), files)
     pages = {u: p for u, p in found.items() if "<main" in p}
     assert any("&lt;script&gt;" in page for page in pages.values())
     for url, page in pages.items():
