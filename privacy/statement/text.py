@@ -39,14 +39,20 @@ def markdown(made: Mapping[str, Any]) -> str:
     for warning in made["warnings"]:
         lines += [f"> **Warning:** {escaped(warning)}", ""]
     lines += [" ".join(escaped(sentence) for sentence in made["summary"]), ""]
-    for section in sections(made):
+    return "\n".join([*lines, *laid_out(sections(made))])
+
+
+def laid_out(parts: Sequence[Section]) -> list[str]:
+    """Sections as lines of Markdown."""
+    lines: list[str] = []
+    for section in parts:
         lines += [f"## {escaped(section.title)}", ""]
         for paragraph in section.paragraphs:
             lines += [escaped(paragraph), ""]
         if section.columns:
             lines += [_line(section.columns), _line(["---"] * len(section.columns), raw=True)]
             lines += [*(_line(row) for row in section.rows), ""]
-    return "\n".join(lines)
+    return lines
 
 
 def escaped(text: str) -> str:

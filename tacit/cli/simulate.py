@@ -7,10 +7,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tacit.cli.bars import rounds_bar, sweep_bars
+from tacit.cli.bars import Progress, Started, rounds_bar, sweep_bars
 from tacit.cli.common import HomeOption, JsonOption, number, print_json
 
 if TYPE_CHECKING:
+    from tacit.configs.spec import RunSpec
+    from tacit.server.coordinator import RoundResult
+    from tacit.server.store import Row
     from tacit.simulations.engine import Result
 
 
@@ -37,12 +40,16 @@ def simulate(
     profile: Annotated[
         bool, typer.Option("--profile", help="Show where time and memory go, by phase.")
     ] = False,
+    tensorboard: Annotated[
+        str | None,
+        typer.Option("--tensorboard", metavar="DIR", help="Plot rounds in a folder there."),
+    ] = None,
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> None:
     """Train a model over simulated clients on this machine."""
     given = overrides or []
-    _check(resume is not None, bool(given), multirun, profile)
+    _check(resume is not None, bool(given), multirun, profile, tensorboard is not None)
     if multirun:
         _sweep(given, home, as_json, workers)
         return
@@ -56,7 +63,10 @@ def simulate(
     with (
         rounds_bar() as (started, progress),
         profiled() if profile else contextlib.nullcontext() as spent,
+        contextlib.ExitStack() as files,
     ):
+        if tensorboard is not None:
+            started, progress = _plotted(tensorboard, started, progress, files)
         result = run(
             given,
             home=home,
@@ -74,7 +84,29 @@ def simulate(
         _phases(phases)
 
 
-def _check(resumes: bool, given: bool, multirun: bool, profile: bool) -> None:
+def _plotted(
+    folder: str, started: Started, progress: Progress, files: contextlib.ExitStack
+) -> tuple[Started, Progress]:
+    """Plots each round too, in a folder of the run's own."""
+    from pathlib import Path
+
+    from tacit.simulations.hooks import TensorBoard, check_tensorboard
+
+    check_tensorboard()
+    hooks: list[Progress] = [progress]
+
+    def begin(run: Row, spec: RunSpec) -> None:
+        hooks.append(files.enter_context(TensorBoard(Path(folder) / run["id"])))
+        started(run, spec)
+
+    def tell(result: RoundResult) -> None:
+        for hook in hooks:
+            hook(result)
+
+    return begin, tell
+
+
+def _check(resumes: bool, given: bool, multirun: bool, profile: bool, plots: bool) -> None:
     from tacit.privacy.errors import ConfigError
 
     if resumes and (given or multirun):
@@ -82,8 +114,9 @@ def _check(resumes: bool, given: bool, multirun: bool, profile: bool) -> None:
             "--resume takes no settings: a run goes on as it was started",
             "start a new run to change something",
         )
-    if multirun and profile:
-        raise ConfigError("--profile is for one run", "leave out --multirun")
+    for name, asked in (("--profile", profile), ("--tensorboard", plots)):
+        if multirun and asked:
+            raise ConfigError(f"{name} is for one run", "leave out --multirun")
 
 
 def _phases(rows: list[dict[str, Any]]) -> None:

@@ -11,12 +11,12 @@ from typing import Any
 
 import mirroring
 import pytest
+from commands import told
 from mirroring import MlflowServer
 from mlflow import MlflowClient
 from tiny import TINY, make_tiny
 
 from tacit import simulate
-from tacit.cli import main
 from tacit.privacy.errors import StorageError
 from tacit.server.home import Home
 from tacit.server.lifecycle import Lifecycle
@@ -96,7 +96,7 @@ def test_everything_that_may_be_shown_is_shown(server: MlflowServer, root: Path)
     assert params["privacy.client.noise_multiplier"] == "1.0"
     assert "seed" not in params
     assert tags["tacit.plan"] == run["plan_digest"]
-    releases = [leaf for leaf in store.leaves(kinds=("RELEASE",))]
+    releases = store.leaves(kinds=("RELEASE",))
     assert [value for _, value, _ in history["accuracy"]] == [
         leaf["body"]["metrics"]["accuracy"] for leaf in releases
     ]
@@ -151,7 +151,7 @@ def test_what_was_changed_there_is_reported_and_put_back_only_when_asked(
     line += ["--experiment", "hand", "--home", str(root)]
 
     def said(*more: str) -> Any:
-        assert main([*line, *more]) == 0
+        assert told([*line, *more]) == 0
         return json.loads(capsys.readouterr().out)
 
     assert said("--artifacts")["changed"] == []
@@ -224,7 +224,7 @@ def test_a_place_that_isnt_of_this_ledger_is_none(root: Path, tmp_path: Path) ->
 def test_an_address_that_wont_do_is_refused(
     uri: str, said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["mirror", "mlflow", "--to", uri]) != 0
+    assert told(["mirror", "mlflow", "--to", uri]) != 0
     err = capsys.readouterr().err
     assert said in err
     assert "a:b" not in err
