@@ -20,7 +20,7 @@ from tacit.privacy.accountant import Accountant
 from tacit.privacy.audit.canaries import Canaries
 from tacit.privacy.errors import ConfigError, MessageError
 from tacit.privacy.ledger import STATED, Spending
-from tacit.privacy.log import plans
+from tacit.privacy.log import plans, together
 from tacit.privacy.log.custody import Custody
 from tacit.privacy.log.leaves import CUSTODY, LIFE, MOVES, digest
 from tacit.privacy.log.lifecycle import Life
@@ -345,31 +345,7 @@ class Trail:
         Composed as if every run's plan had been fixed before the first began; a policy's filter
         is what holds without that.
         """
-        names = dict.fromkeys(run.leaf["population"] for run in self.runs.values() if run.charges)
-        return [self._population(name) for name in names]
-
-    def _population(self, name: str) -> dict[str, Any]:
-        runs = [r for r in self.runs.values() if r.leaf["population"] == name and r.charges]
-        totals = [run.whole() for run in runs]
-        rows = []
-        for key in sorted({key for total in totals for key in total.rows()}, key=repr):
-            delta = min(total.deltas[key.unit] for total in totals)
-            accountant = Accountant(delta)
-            parts = [total.composed(key) for total in totals]
-            for event in (e for part in parts if part is not None for e in part):
-                accountant.compose(event)
-            claimed = None not in parts
-            rows.append(
-                {
-                    "unit": key.unit,
-                    "adversary": key.adversary,
-                    "amplified": key.amplified,
-                    "epsilon": accountant.epsilon() if claimed else None,
-                    "delta": delta,
-                    "method": accountant.method if claimed else None,
-                }
-            )
-        return {"population": name, "runs": len(runs), "rows": rows}
+        return together.tables([(run.leaf["population"], run) for run in self.runs.values()])
 
 
 def _stated(run: RunTrail) -> Iterator[tuple[int, str]]:
