@@ -96,6 +96,13 @@ class Lifecycle:
         with self._store.database.reading() as c:
             return newest(c, model, alias)
 
+    def replaced(self, move: Move) -> Move | None:
+        """The move that another followed; None for the first of its alias."""
+        if move.previous is None:
+            return None
+        with self._store.database.reading() as c:
+            return _moves(c, t.moves.c.leaf == move.previous)[0]
+
     def aliases(self, model: str) -> dict[str, Move]:
         """The aliases that name a version, and the move by which they do."""
         found: dict[str, Move] = {}

@@ -45,6 +45,11 @@ class ModelRegistry:
     def __init__(self, home: Home, store: Store) -> None:
         self._home, self._store = home, store
 
+    @property
+    def store(self) -> Store:
+        """Where the rows are."""
+        return self._store
+
     def path(self, digest: str) -> Path:
         """Where the artifact of this SHA-256 is."""
         return self._home.artifacts / digest[:2] / f"{digest}.safetensors"

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from tacit.cli import aliases, cards, versions
 from tacit.cli.common import (
     HomeOption,
     JsonOption,
@@ -21,10 +22,13 @@ if TYPE_CHECKING:
     from tacit.server.registry import ModelRegistry
     from tacit.server.store import Row
 
-app = typer.Typer(help="Model versions: where each came from, and its file.", no_args_is_help=True)
+app = typer.Typer(
+    help="Model versions: where each came from, its file, and what became of it.",
+    no_args_is_help=True,
+)
 
 Reference = Annotated[
-    str, typer.Argument(metavar="MODEL", help="NAME, NAME@NUMBER or a digest's prefix.")
+    str, typer.Argument(metavar="MODEL", help="NAME, NAME@NUMBER, NAME@ALIAS or a digest's prefix.")
 ]
 
 
@@ -52,17 +56,28 @@ def list_(
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> None:
-    """List versions, oldest first."""
-    rows = _registry(home).list(name)
+    """List versions, oldest first, with the aliases that name each."""
+    from tacit.server.lifecycle import Lifecycle
+
+    registry = _registry(home)
+    rows, life = registry.list(name), Lifecycle(registry.store)
+    models = dict.fromkeys(row["name"] for row in rows)
+    stages = {model: life.stages(model) for model in models}
+    named = {model: life.aliases(model) for model in models}
+    for row in rows:
+        row["stage"] = stages[row["name"]][row["number"]]
+        moves = named[row["name"]].items()
+        row["aliases"] = {a: move.leaf for a, move in moves if move.number == row["number"]}
     if as_json:
         print_json(rows)
         return
     print_table(
         "versions",
-        ["version", "run", "round", "accuracy", "artifact", "created"],
+        ["version", "stage", "run", "round", "accuracy", "artifact", "created"],
         [
             (
                 f"{r['name']}@{r['number']}",
+                r["stage"],
                 r["run"],
                 r["round"],
                 number(r["metrics"].get("accuracy"), none=""),
@@ -76,11 +91,15 @@ def list_(
 
 @app.command()
 def show(model: Reference, as_json: JsonOption = False, home: HomeOption = None) -> None:
-    """Show one version: its parent, plan, charge and arrays; checks the file's digest."""
+    """Show one version: its parent, plan, charge and arrays; checks all that binds it."""
+    from tacit.server.lifecycle import Lifecycle
+
     registry, row = _read(home, model, "show")
-    arrays = registry.get(row["artifact"])
+    arrays = registry.load(row)
+    life = Lifecycle(registry.store)
     described: dict[str, Any] = {
         **row,
+        "stage": life.stages(row["name"])[row["number"]],
         "path": str(registry.path(row["artifact"])),
         "arrays": {n: {"dtype": str(a.dtype), "shape": list(a.shape)} for n, a in arrays.items()},
     }
@@ -143,23 +162,70 @@ def export(
 
 
 def _version(model: str, to: str, as_json: bool, home: str | None) -> None:
-    """Writes a version's safetensors file, after checking its digest."""
+    """Writes a version's safetensors file and its attestation, after checking both."""
     from pathlib import Path
 
     from tacit.privacy.errors import StorageError
     from tacit.server.home import explained, write_durably
 
     registry, row = _read(home, model, "export")
-    path = Path(to)
-    if path.exists():
-        raise StorageError(f"{path} is there already", "choose another name, or remove it")
+    path, beside = Path(to), Path(f"{to}.dsse.json")
+    for there in (path, beside):
+        if there.exists():
+            raise StorageError(f"{there} is there already", "choose another name, or remove it")
+    data, envelope = registry.verified(row), registry.envelope(row)
     with explained(f"{path.parent} can't be made"):
         path.parent.mkdir(parents=True, exist_ok=True)
-    write_durably(path, registry.data(row["artifact"]))
+    write_durably(beside, envelope.encode())
+    write_durably(path, data)
+    key = str(registry.store.signer.verifier)
     if as_json:
-        print_json({"path": str(path), "artifact_sha256": row["artifact"]})
+        files = {"path": str(path), "envelope": str(beside)}
+        print_json({**files, "artifact_sha256": row["artifact"], "key": key})
     else:
         print(f"{row['name']}@{row['number']} -> {path} (sha256 {row['artifact']})")
+        print(f"check it anywhere with: tacit models verify {path} --key '{key}'")
+
+
+@app.command()
+def verify(
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL|FILE", help="A version, or a file that was exported.")
+    ],
+    envelope: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Of a file: FILE.dsse.json if left out.")
+    ] = None,
+    key: Annotated[
+        list[str] | None, typer.Option(metavar="KEY", help="A key you know the ledger by.")
+    ] = None,
+    as_json: JsonOption = False,
+    home: HomeOption = None,
+) -> None:
+    """Check that a version, or an exported file, is what the ledger's key says it is.
+
+    With --key a file is checked without any home; a version's key must then be that one.
+    """
+    from pathlib import Path
+
+    from tacit.privacy.errors import ConfigError
+    from tacit.server import attested
+
+    if envelope is not None or Path(model).is_file():
+        if not key:
+            raise ConfigError(
+                "--key is missing", "say by which key you know the ledger: it prints it with --key"
+            )
+        found = attested.of_file(model, envelope or f"{model}.dsse.json", key)
+    else:
+        registry, row = _read(home, model, "verify")
+        found = attested.of_version(registry, row, key or [])
+    if as_json:
+        print_json(found)
+        return
+    print_table(f"{found['subject']} is what was released", ["field", "value"], found.items())
 
 
 app.command()(statement)
+cards.register(app)
+versions.register(app)
+aliases.register(app)
