@@ -7,7 +7,6 @@ before anything is handed over.
 
 from __future__ import annotations
 
-import json
 import math
 from typing import Annotated, Any
 
@@ -171,8 +170,7 @@ def version(name: Name, number: Number, caller: Reader, here: Here) -> dict[str,
 def lineage(name: Name, number: Number, caller: Reader, here: Here) -> dict[str, Any]:
     """Where a version came from: run, plan, code, data by commitment, charges, parents, who."""
     found = lines.lineage(here.store, _row(here, name, number))
-    if not all(caller.sees(parent["model"]) for parent in found["parents"]):
-        raise AccessError("its lineage has models that this token may not know of")
+    _own(found, caller)
     return found
 
 
@@ -185,9 +183,7 @@ def diff(name: Name, number: Number, to: To, caller: Reader, here: Here) -> dict
     """How another version of the model differs from this one."""
     rows = [_row(here, name, each) for each in (number, to)]
     for row in rows:
-        begun = json.loads(here.store.run(row["run"])["spec"]).get("initial")
-        if begun is not None and not caller.sees(begun.partition("@")[0]):
-            raise AccessError("they began with a model that this token may not know of")
+        traceable(here, row, caller)
     found = difference(here.store, *rows)
     for array in found["arrays"]:
         # JSON has no infinity.
@@ -232,6 +228,17 @@ def retire(name: Name, number: Number, why: Why, caller: Operator, here: Here) -
     _known(here, sees(caller, name))
     leaf = here.lifecycle.retire(name, number, actor=caller.name, reason=why.reason)
     return {"name": name, "number": number, "leaf": leaf}
+
+
+def traceable(here: Here, row: Row, caller: Caller) -> None:
+    """Raises `AccessError` if a version came from a model that a caller may not know of."""
+    if not caller.covers(["*"]):
+        _own(lines.lineage(here.store, row), caller)
+
+
+def _own(lineage: dict[str, Any], caller: Caller) -> None:
+    if not all(caller.sees(parent["model"]) for parent in lineage["parents"]):
+        raise AccessError("it came from models that this token may not know of")
 
 
 def _finite(value: float | None) -> float | None:

@@ -16,6 +16,7 @@ from tacit.server.access.roles import Caller
 from tacit.server.api import problems
 from tacit.server.api.context import Here, Place, allowed, recorded, sight
 from tacit.server.api.ledger_shapes import Populations, Rounds, RunDetails, Runs, Spending
+from tacit.server.api.routes.models import traceable
 from tacit.server.api.shapes import Name, Number, Run
 from tacit.server.views import ledger as views
 from tacit.server.views import spending
@@ -101,6 +102,7 @@ def statement(
     rows = here.store.versions(name=name, number=number)
     if not rows:
         raise problems.missing()
+    traceable(here, rows[0], caller)
     made = memo(here).get(
         ("statement", rows[0]["release"], here.store.checkpoint()),
         lambda: statements.of_version(here.store, rows[0]),
