@@ -7,6 +7,8 @@ import json
 import os
 import re
 import signal
+import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -22,11 +24,11 @@ from fastapi.testclient import TestClient
 from tiny import TINY, make_tiny
 
 from tacit import simulate
-from tacit.privacy.errors import ConfigError
+from tacit.privacy.errors import ConfigError, StorageError
 from tacit.privacy.log import command
 from tacit.server.access.tokens import Tokens
 from tacit.server.api.app import make_app
-from tacit.server.api.serving import Address
+from tacit.server.api.serving import Address, serve
 from tacit.server.api.settings import Limits, Settings
 from tacit.server.check import verify
 from tacit.server.home import Home
@@ -52,10 +54,10 @@ def token(home: Path, name: str, role: str = "operator") -> str:
 
 
 @contextlib.contextmanager
-def serving(home: Path) -> Iterator[str]:
+def serving(home: Path, *more: str) -> Iterator[str]:
     """A process that serves a home; it ends in order."""
     words = [sys.executable, "-c", "from tacit.cli import main; main()"]
-    words += ["api", "--home", str(home), "--port", "0", "--json"]
+    words += ["api", "--home", str(home), "--port", "0", "--json", *more]
     with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None
@@ -211,3 +213,34 @@ def test_the_examples_of_the_docs_run(home: Path, tmp_path: Path) -> None:
         )
         assert done.returncode == 0, done.stderr
     assert '"holds": true' in done.stdout
+
+
+def test_with_tls_a_token_goes_over_it(home: Path, tmp_path: Path) -> None:
+    certificate, key = str(tmp_path / "cert.pem"), str(tmp_path / "key.pem")
+    words = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 1"
+    words += " -subj /CN=localhost -addext subjectAltName=IP:127.0.0.1"
+    files = ["-keyout", key, "-out", certificate]
+    subprocess.run([*words.split(), *files], check=True, capture_output=True)
+    headers = {"Authorization": f"Bearer {token(home, 'vera', 'viewer')}"}
+    with serving(home, "--tls-cert", certificate, "--tls-key", key) as url:
+        assert url.startswith("https://127.0.0.1:")
+        context = ssl.create_default_context(cafile=certificate)
+        found = httpx.get(f"{url}/v1/whoami", headers=headers, verify=context)
+        assert found.json()["role"] == "viewer"
+        assert "Strict-Transport-Security" in found.headers
+        assert "server" not in found.headers
+
+
+def test_what_cant_be_served_is_said(tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match="holds no tenant"):
+        serve(tmp_path / "nothing", Address(port=0), print)
+    assert not (tmp_path / "nothing").exists()
+    Store(Home(tmp_path / "home")).close()
+    (tmp_path / "bad.pem").write_text("no certificate")
+    bad = tmp_path / "bad.pem"
+    with pytest.raises(ConfigError, match="can't be used"):
+        serve(tmp_path / "home", Address(port=0, certificate=bad, key=bad), print)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(StorageError, match="can't be listened on"):
+            serve(tmp_path / "home", Address(port=port), print)
