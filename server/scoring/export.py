@@ -5,6 +5,7 @@ A server starts it for versions whose graph isn't there yet, with the home in ``
 
 from __future__ import annotations
 
+import os
 import sys
 
 from tacit.privacy.errors import TacitError
@@ -16,6 +17,8 @@ from tacit.server.store import Store
 
 def main(reference: str) -> int:
     """Makes one graph; returns the exit status."""
+    # Whoever answers comes first.
+    os.nice(10)
     try:
         store = Store(Home())
         registry = ModelRegistry(store.home, store)
