@@ -56,7 +56,7 @@ def keyid(key: VerifierKey) -> str:
 def signed(payload: bytes, payload_type: str, signer: SignerKey) -> str:
     """The envelope of a payload, signed: one line of canonical JSON."""
     signature = signer.sign(pae(payload_type, payload))
-    envelope = {
+    envelope: dict[str, Any] = {
         "payload": _encode(payload),
         "payloadType": payload_type,
         "signatures": [{"keyid": keyid(signer.verifier), "sig": _encode(signature)}],

@@ -326,7 +326,8 @@ def _about(rows: list[Row], number: int) -> list[Row]:
 
 def _said(actor: str, reason: str) -> dict[str, Any]:
     for name, text in (("actor", actor), ("reason", reason)):
-        if not text.strip() or len(text) > LONGEST or "\x00" in text:
+        written = text.encode(errors="replace").decode() == text and "\x00" not in text
+        if not text.strip() or len(text) > LONGEST or not written:
             raise ConfigError(f"{name}={text[:40]!r} must be text of 1 to {LONGEST} characters")
     return {"actor": actor, "reason": reason}
 

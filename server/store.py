@@ -19,7 +19,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from tacit.privacy import ancestry, ledger
-from tacit.privacy.errors import MissingError
+from tacit.privacy.errors import MissingError, StorageError
 from tacit.privacy.log.leaves import SPENDING, Body, sealed
 from tacit.server import actors, attestations, keys
 from tacit.server import log as logs
@@ -312,7 +312,13 @@ class Store:
             query = query.where(t.versions.c[column] == value)
         with self.database.reading() as c:
             rows = [dict(row._mapping) for row in c.execute(query)]
-        return [{**row, "metrics": json.loads(row["metrics"])} for row in rows]
+        try:
+            return [{**row, "metrics": json.loads(row["metrics"])} for row in rows]
+        except (ValueError, TypeError) as error:
+            raise StorageError(
+                f"a version's metrics can't be read: {error}",
+                "the database was altered; restore it from a backup",
+            ) from error
 
     def rounds(self, run: str) -> list[Row]:
         """Released rounds of a run in order; JSON columns parsed."""

@@ -39,7 +39,7 @@ def about(store: Store, model: str, limit: int = 100) -> list[Row]:
             if len(found) == limit:
                 break
         batches = c.execute(sa.select(b.leaf, b.first, b.last)).all()
-    for row in found:
-        covering = [leaf for leaf, first, last in batches if first <= row["id"] <= last]
-        row["leaf"] = covering[0] if covering else None
+    for one in found:
+        covering = [leaf for leaf, first, last in batches if first <= one["id"] <= last]
+        one["leaf"] = covering[0] if covering else None
     return found

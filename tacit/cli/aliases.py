@@ -188,7 +188,7 @@ def _said(life: Lifecycle, moved: Move, as_json: bool) -> None:
     """What was done, and what it replaced."""
     replaced = life.replaced(moved)
     if as_json:
-        print_json({**_plain(moved), "replaced": _plain(replaced)})
+        print_json({**dataclasses.asdict(moved), "replaced": _plain(replaced)})
         return
     place, named = f"{moved.model}@{moved.alias}", "nothing"
     if replaced is not None and replaced.number is not None:
