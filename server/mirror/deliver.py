@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from tacit.privacy.errors import MissingError
-from tacit.privacy.log.leaves import Body
+from tacit.privacy.log.leaves import Body, digest
 from tacit.server.mirror.mlflow import Server, UnreachableError
 from tacit.server.mirror.outbox import Outbox
 from tacit.server.registry import ModelRegistry
@@ -51,6 +51,7 @@ class Mirror:
     def __init__(self, store: Store, server: Server, outbox: Outbox, artifacts: bool) -> None:
         self._store, self._server, self._outbox = store, server, outbox
         self._artifacts = artifacts
+        self._known = set[str]()
         self._tellers: dict[str, Callable[[int, Body], None]] = {
             "PLAN": self._plan,
             "STATUS": self._status,
@@ -104,7 +105,15 @@ class Mirror:
                 log.warning("%s; next try in %.0f s", error.message, wait)
             ended.wait(wait)
 
+    def _planned(self, run: str) -> None:
+        """Tells a run's plan first: in homes from before there was a tree its leaf comes later."""
+        if run not in self._known and self._server.run(run) is None:
+            for leaf in self._store.leaves(run, ("PLAN",)):
+                self._plan(leaf["index"], leaf["body"])
+        self._known.add(run)
+
     def _plan(self, index: int, body: Body) -> None:
+        self._known.add(body["run"])
         run = self._store.run(body["run"])
         tags = {
             "tacit.leaf": str(index),
@@ -126,6 +135,7 @@ class Mirror:
         self._server.log(body["run"], body["at"], params=shown)
 
     def _status(self, index: int, body: Body) -> None:
+        self._planned(body["run"])
         status, ended = _STATUS.get(body["status"], ("RUNNING", False))
         self._server.status(body["run"], status, body["at"], ended)
         self._server.log(body["run"], body["at"], tags={"tacit.status": body["status"]})
@@ -133,12 +143,14 @@ class Mirror:
     def _release(self, index: int, body: Body) -> None:
         if body.get("purpose") == "evaluate" and "arms" not in body and not body.get("metrics"):
             return
+        self._planned(body["run"])
         claimed, unclaimed = epsilons(body)
         metrics = {**body.get("metrics", {}), **claimed}
         for arm in body.get("arms", ()):
-            place = "ablation" if arm.get("number") is None else f"version_{arm['number']}"
-            if arm.get("ablation"):
-                place += f"_{arm['ablation']}"
+            place = f"version_{arm['number']}"
+            if arm.get("ablation") is not None:
+                # The run's tag `tacit.rollout` says what it is.
+                place += f"_ablation_{digest(arm['ablation'])[:8]}"
             metrics |= {f"{place}.{k}": v for k, v in arm["metrics"].items()}
         shown = {k: v for k, v in metrics.items() if isinstance(v, int | float)}
         tags = {"tacit.not_claimed": ", ".join(unclaimed)} if unclaimed else {}

@@ -11,6 +11,7 @@ from typing import Any
 
 import mirroring
 import pytest
+import rolling
 from commands import told
 from mirroring import MlflowServer
 from mlflow import MlflowClient
@@ -23,9 +24,11 @@ from tacit.server.lifecycle import Lifecycle
 from tacit.server.mirror.mlflow import UnreachableError, alias_name
 from tacit.server.mirror.outbox import Outbox
 from tacit.server.store import Store
+from tacit.simulations.rollout import rollout
 
+_FORKS = multiprocessing.get_context("forkserver")
+_FORKS.set_forkserver_preload(["crashing", "mirroring"])
 WHO = {"actor": "ann", "reason": "because"}
-# Seeded tags and times of MLflow's own that two servers' states may differ in.
 Shown = dict[str, Any]
 
 
@@ -130,9 +133,8 @@ def test_a_mirror_killed_between_delivery_and_its_place_ends_the_same(
     name = f"{line}-{count}".replace(" ", "-")
     places, sound = (name, f"{name}-"), ("sound", "sound-")
     mirroring.once(str(root), server.uri, sound)
-    context = multiprocessing.get_context("spawn")
     args = (str(root), server.uri, line, count, places)
-    process = context.Process(target=mirroring.dying, args=args)
+    process = _FORKS.Process(target=mirroring.dying, args=args)
     process.start()
     process.join()
     assert process.exitcode == -9
@@ -159,18 +161,39 @@ def test_what_was_changed_there_is_reported_and_put_back_only_when_asked(
     (version,) = client.search_model_versions("name = 'hand-tiny' AND tags.`tacit.version` = '1'")
     files = client.list_artifacts(version.run_id, "versions/1")
     assert [Path(f.path).stem for f in files] == [version.tags["tacit.artifact"]]
-    client.set_registered_model_alias("hand-tiny", "champion", "2")
-    client.set_registered_model_alias("hand-tiny", "mine", "2")
+    client.set_registered_model_alias("hand-tiny", "champion", "3")
+    client.set_registered_model_alias("hand-tiny", "mine", "3")
     client.set_model_version_tag("hand-tiny", "3", "tacit.artifact", "0" * 64)
-    client.delete_model_version("hand-tiny", "2")
+    client.delete_model_version("hand-tiny", "2")  # And with it alias-latest, which named it.
     changed = "\n".join(said()["changed"])
     assert "hand-tiny@mine isn't an alias of this ledger" in changed
+    assert "hand-tiny@champion names 3 there, 1 by the ledger" in changed
+    assert "hand-tiny@alias-latest isn't there" in changed
     assert "names the artifact 000" in changed
     assert "hand-tiny has no version for tiny@2" in changed
     again = said("--anew")
     assert again["leaves"] > 0
     assert "no version" not in "\n".join(again["changed"])
     assert client.get_registered_model("hand-tiny").aliases["champion"] == "1"
+
+
+def test_a_rollout_is_a_run_with_its_arms(server: MlflowServer, tmp_path: Path) -> None:
+    home, places = tmp_path / "home", ("rollout", "rollout-")
+    rolling.trained(home, "central")
+    done = rollout("tiny", challenger=6, mode="ab", rounds=2, task=rolling.task(), home=home)
+    mirroring.once(str(home), server.uri, places)
+    _, _, tags, history = shown(server.uri, *places)["runs"][done.run]
+    assert tags["tacit.kind"] == "rollout"
+    assert json.loads(tags["tacit.rollout"])["model"] == "tiny"
+    store = Store(Home(home))
+    for number in (1, 6):
+        assert [(step, value) for step, value, _ in history[f"version_{number}.accuracy"]] == [
+            (leaf["body"]["round"], arm["metrics"]["accuracy"])
+            for leaf in store.leaves(done.run, ("RELEASE",))
+            for arm in leaf["body"]["arms"]
+            if arm["number"] == number
+        ]
+    store.close()
 
 
 def test_another_ledgers_model_isnt_touched(
