@@ -30,7 +30,7 @@ def leaves(
     request: Request,
     caller: Reader,
     place: Here,
-    start: int | None = None,
+    start: str = "",
     kind: str = "",
     run: str = "",
 ) -> Response:
@@ -39,12 +39,12 @@ def leaves(
         raise problems.missing()
     size = ledger.checkpoint(place.store)["size"]
     whole = not kind and not run
-    if start is None:
-        start = max(0, size - PAGE) if whole else 0
-    start = min(max(0, start), _MOST)
+    first = max(0, size - PAGE) if whole else 0
+    if start.isascii() and start.isdigit() and len(start) < 16:
+        first = int(start)
     found = ledger.leaves(
         place.store,
-        start,
+        first,
         PAGE,
         kinds=(kind,) if kind else (),
         run=run or None,
@@ -57,8 +57,9 @@ def leaves(
         leaves=rows,
         size=size,
         start=start,
+        first=first,
         next=found["next"],
-        before=max(0, start - PAGE) if whole and start else None,
+        before=max(0, first - PAGE) if whole and first else None,
         kind=kind,
         run=run,
         kinds=KINDS,

@@ -9,8 +9,8 @@ from fastapi import APIRouter, Depends, Request
 from starlette.responses import Response
 
 from tacit.privacy.statement.text import markdown
+from tacit.server import boms, cards, statements
 from tacit.server import lineage as lineages
-from tacit.server import statements
 from tacit.server.api import problems
 from tacit.server.api.context import Here, Place, sees
 from tacit.server.dashboard import lineage
@@ -68,7 +68,6 @@ def version(request: Request, name: str, number: int, caller: Reader, place: Her
         newest=newest[-1]["number"],
         recomputed=recomputed if whole else None,
         verification=found,
-        links=_links(made),
         named={a["alias"] for a in views.aliases(place.lifecycle, name) if a["number"] == number},
     )
 
@@ -101,6 +100,23 @@ def descent(name: str, number: int, caller: Reader, place: Here) -> Response:
     return download(text, f"{name}-{number}-lineage.json", "application/json")
 
 
+@router.get("/version/card", dependencies=[Depends(reading("model", "name", "number"))])
+def card(name: str, number: int, caller: Reader, place: Here) -> Response:
+    """The version's model card, as a file."""
+    _version(place, caller, name, number)
+    text = cards.card(place.store, place.store.versions(name=name, number=number)[0])
+    return download(text, f"{name}-{number}-card.md", "text/markdown; charset=utf-8")
+
+
+@router.get("/version/bom", dependencies=[Depends(reading("model", "name", "number"))])
+def bom(name: str, number: int, caller: Reader, place: Here) -> Response:
+    """The version's bill of materials, as a file."""
+    _version(place, caller, name, number)
+    made = boms.bom(place.registry, place.store.versions(name=name, number=number)[0])
+    text = json.dumps(made, indent=2)
+    return download(text, f"{name}-{number}.cdx.json", "application/vnd.cyclonedx+json")
+
+
 @router.get("/version/statement", dependencies=[Depends(reading("model", "name", "number"))])
 def statement(
     name: str, number: int, caller: Reader, place: Here, form: str = "markdown"
@@ -124,11 +140,6 @@ def _version(place: Place, caller: Reader, name: str, number: int) -> dict[str, 
     if not 0 < number < 2**31:
         raise problems.missing()
     return views.version(place.store, name, number)
-
-
-def _links(made: dict[str, Any]) -> list[tuple[str, str]]:
-    """Files of the version that are there if their makers are."""
-    return []
 
 
 def _begun(place: Place, name: str) -> dict[str, dict[str, Any]]:

@@ -153,7 +153,9 @@ def test_an_empty_home_says_what_to_do(tmp_path: Path) -> None:
 
 
 def test_every_page_of_a_full_home_leads_on(client: TestClient) -> None:
-    found = crawl(Visitor(client, root_of(client), "admin"))
+    # Files have a test of their own.
+    files = r"/version/|/ledger/\d+/proof|/ledger\?start"
+    found = crawl(Visitor(client, root_of(client), "admin"), files)
     wanted = {"/model?name=tiny", "/version?name=tiny&number=5", "/population?id=tiny"}
     wanted |= {path for path, _, _ in MENU} | {"/quality/model?name=tiny"}
     assert wanted <= set(found)
@@ -375,9 +377,17 @@ def test_files_are_files(client: TestClient) -> None:
     assert proof["index"] == 3
     assert who.get("/verification/checkpoint").startswith("tacit")
     assert "# Privacy statement of tiny@5" in who.get("/version/statement?name=tiny&number=5")
+    for name in ("card", "bom", "lineage", "attestation", "artifact"):
+        place = f"/version/{name}?name=tiny&number="
+        assert f'href="{html.escape(place)}5" download' in who.get("/version?name=tiny&number=5")
+        client.get(place + "5").raise_for_status()
+        who.get(place + "99", 404)
     who.get("/ledger/99999", 404)
     who.get("/ledger/-1", 404)
     who.get("/ledger?kind=NONE", 404)
+    # As a form sends it whose fields were left empty.
+    assert "No such leaves" not in who.get("/ledger?kind=CHARGE&run=&start=")
+    assert "No such leaves" in who.get("/ledger?kind=CHARGE&run=&start=99999")
     who.get("/static/none.css", 404)
     assert who.get("/model?name=tiny&number=x")
     who.get("/version?name=tiny&number=x", 422)
