@@ -148,7 +148,7 @@ def _refused(store: Store, population: str, plan: PrivacyPlan, rounds: int) -> s
         for index, body in logs.bodies(c, kinds):
             governor.note(index, body)
         size = logs.size(c)
-    probe = {"kind": "PLAN", "run": _PROBE, "name": "", "population": population}
+    probe: leaves.Body = {"kind": "PLAN", "run": _PROBE, "name": "", "population": population}
     probe |= {"plan": plan.digest(), "body": plan.to_json()}
     governor.note(size, probe)
     try:
