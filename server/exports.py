@@ -229,12 +229,11 @@ def _row(run: dict[str, Any], row: dict[str, Any]) -> tuple[Any, ...]:
 def _models(store: Store, c: Connection, which: str) -> Iterator[tuple[str, bytes]]:
     if which == "none":
         return
-    v = t.versions.c
     rows = [
-        (row.run, row.artifact) for row in c.execute(sa.select(v.run, v.artifact).order_by(v.id))
+        dict(row._mapping) for row in c.execute(sa.select(t.versions).order_by(t.versions.c.id))
     ]
     if which == "newest":
-        rows = list(dict(rows).items())
+        rows = list({row["run"]: row for row in rows}.values())
     registry = ModelRegistry(store.home, store)
-    for digest in dict.fromkeys(artifact for _, artifact in rows):
-        yield digest, registry.data(digest)
+    for digest, row in {row["artifact"]: row for row in rows}.items():
+        yield digest, registry.verified(row)

@@ -290,7 +290,7 @@ def _released(run: str, home: Place, task: Task, spec: RunSpec) -> Released:
     with _store(home) as store:
         registry = ModelRegistry(store.home, store)
         for version in store.versions(run=run):
-            arrays = registry.get(version["artifact"])
+            arrays = registry.load(version)
             model.load_state_dict({n: torch.from_numpy(a) for n, a in arrays.items()})
             models.append(vector.read(model).astype(np.float64))
     stacked = np.stack(models)
