@@ -38,6 +38,8 @@ class MlflowServer:
     def start(self) -> None:
         """Starts it on its port and waits until it answers."""
         quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true"}
+        # Else it starts a dozen processes for jobs that nobody has.
+        quiet["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"
         command = [
             *(str(self._program), "server", "--host", "127.0.0.1", "--port", str(self.port)),
             *("--workers", "1", "--backend-store-uri", f"sqlite:///{self._folder}/mlflow.db"),
