@@ -88,7 +88,7 @@ class TensorBoard:
         check_tensorboard()
         from torch.utils.tensorboard import SummaryWriter
 
-        self._writer: Any = SummaryWriter(str(folder))  # type: ignore[no-untyped-call]
+        self._writer: Any = SummaryWriter(str(folder))
 
     def __call__(self, result: Released) -> None:
         """Called after each released round."""
