@@ -48,7 +48,8 @@ def lineage(model: Reference, as_json: JsonOption = False, home: HomeOption = No
     if as_json:
         print_json(found)
         return
-    Console().print(_drawn(lines.tree(found)), soft_wrap=True)
+    # Wider than any line: a terminal wraps what it has no room for, and nothing is cut.
+    Console(width=1000).print(_drawn(lines.tree(found)))
 
 
 def _drawn(node: Any, under: Tree | None = None) -> Tree:
