@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -12,6 +13,8 @@ from pathlib import Path
 import pytest
 
 from tacit.cli import main
+from tacit.server.home import Home
+from tacit.server.store import Store
 
 FAST = ["clients=100", "cohort=20", "rounds=2", "model=pixels"]
 KEYS = {
@@ -195,3 +198,33 @@ def test_state_goes_to_dot_tacit_by_default(
     monkeypatch.chdir(tmp_path)
     assert here(["simulate", *FAST, "rounds=1"], monkeypatch) == 0
     assert (tmp_path / ".tacit" / "tacit.db").is_file()
+
+
+@pytest.mark.parametrize(
+    ("package", "line"),
+    [("uvicorn", ["api"]), ("onnxruntime", ["score", "tiny", "--input", "x", "--to", "y"])],
+)
+def test_an_extra_that_is_missing_is_named_with_what_installs_it(
+    package: str, line: list[str], tmp_path: Path
+) -> None:
+    code = (
+        "import sys\n"
+        f"sys.modules[{package!r}] = None\n"
+        "from tacit.cli import main\n"
+        f"sys.argv = ['tacit', *{line!r}]\n"
+        "main()\n"
+    )
+    Store(Home(tmp_path / "home")).close()
+    (tmp_path / "x").write_text("")
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={**os.environ, "TACIT_HOME": str(tmp_path / "home")},
+    )
+    assert done.returncode == 2
+    assert done.stderr.splitlines() == [
+        f"tacit: {package} isn't installed",
+        "       pip install 'tacit[all,api]'",
+    ]
