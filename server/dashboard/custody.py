@@ -9,6 +9,7 @@ from starlette.responses import Response
 
 from tacit.server.access.roles import Caller
 from tacit.server.api.context import Here, allowed
+from tacit.server.api.routes.erasures import Eraser
 from tacit.server.api.routes.ledger import whole
 from tacit.server.dashboard.pages import Page, Reader, reading, render, sight
 from tacit.server.erasure.cases import Cases
@@ -16,7 +17,6 @@ from tacit.server.views import audits as audit_views
 from tacit.server.views import ledger
 
 router = APIRouter(route_class=Page)
-Eraser = Annotated[Caller, Depends(allowed("erase"))]
 Admin = Annotated[Caller, Depends(allowed("administer"))]
 _READS = 200
 

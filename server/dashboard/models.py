@@ -13,9 +13,12 @@ from tacit.server import boms, cards, statements
 from tacit.server import lineage as lineages
 from tacit.server.api import problems
 from tacit.server.api.context import Here, Place, sees
+from tacit.server.api.routes.models import traceable
+from tacit.server.api.routes.runs import narrowed
 from tacit.server.dashboard import lineage
 from tacit.server.dashboard.figures import figures
 from tacit.server.dashboard.pages import Page, Reader, download, reading, render, sight
+from tacit.server.store import Row
 from tacit.server.views import models as views
 from tacit.server.views import runs
 
@@ -36,7 +39,7 @@ def model(request: Request, name: str, caller: Reader, place: Here) -> Response:
     every, _ = views.versions(place.store, name)
     if not every:
         raise problems.missing()
-    begun = _begun(place, name)
+    begun = _begun(place, caller, name)
     shown = every[-_MANY:]
     return render(
         request,
@@ -94,25 +97,22 @@ def attestation(name: str, number: int, caller: Reader, place: Here) -> Response
 @router.get("/version/lineage", dependencies=[Depends(reading("model", "name", "number"))])
 def descent(name: str, number: int, caller: Reader, place: Here) -> Response:
     """Everything that led to the version, as a file."""
-    _version(place, caller, name, number)
-    rows = place.store.versions(name=name, number=number)
-    text = json.dumps(lineages.lineage(place.store, rows[0]), indent=2)
+    row = _traced(place, caller, name, number)
+    text = json.dumps(lineages.lineage(place.store, row), indent=2)
     return download(text, f"{name}-{number}-lineage.json", "application/json")
 
 
 @router.get("/version/card", dependencies=[Depends(reading("model", "name", "number"))])
 def card(name: str, number: int, caller: Reader, place: Here) -> Response:
     """The version's model card, as a file."""
-    _version(place, caller, name, number)
-    text = cards.card(place.store, place.store.versions(name=name, number=number)[0])
+    text = cards.card(place.store, _traced(place, caller, name, number))
     return download(text, f"{name}-{number}-card.md", "text/markdown; charset=utf-8")
 
 
 @router.get("/version/bom", dependencies=[Depends(reading("model", "name", "number"))])
 def bom(name: str, number: int, caller: Reader, place: Here) -> Response:
     """The version's bill of materials, as a file."""
-    _version(place, caller, name, number)
-    made = boms.bom(place.registry, place.store.versions(name=name, number=number)[0])
+    made = boms.bom(place.registry, _traced(place, caller, name, number))
     text = json.dumps(made, indent=2)
     return download(text, f"{name}-{number}.cdx.json", "application/vnd.cyclonedx+json")
 
@@ -122,9 +122,8 @@ def statement(
     name: str, number: int, caller: Reader, place: Here, form: str = "markdown"
 ) -> Response:
     """The version's privacy statement, as a file."""
-    _version(place, caller, name, number)
-    rows = place.store.versions(name=name, number=number)
-    made = statements.of_version(place.store, rows[0])
+    row = _traced(place, caller, name, number)
+    made = narrowed(statements.of_version(place.store, row), caller)
     if form == "json":
         text = json.dumps(made, indent=2)
         return download(text, f"{name}-{number}-statement.json", "application/json")
@@ -139,14 +138,27 @@ def _version(place: Place, caller: Reader, name: str, number: int) -> dict[str, 
     sees(caller, name)
     if not 0 < number < 2**31:
         raise problems.missing()
-    return views.version(place.store, name, number)
+    found = views.version(place.store, name, number)
+    if found["begun_with"] is not None and not caller.sees(found["begun_with"]["model"]):
+        found["begun_with"] = None
+    return found
 
 
-def _begun(place: Place, name: str) -> dict[str, dict[str, Any]]:
-    """The versions that a model's runs began with, by run."""
+def _traced(place: Place, caller: Reader, name: str, number: int) -> Row:
+    """A version's row, if all that it came from is the caller's to see."""
+    _version(place, caller, name, number)
+    row = place.store.versions(name=name, number=number)[0]
+    traceable(place, row, caller)
+    return row
+
+
+def _begun(place: Place, caller: Reader, name: str) -> dict[str, dict[str, Any]]:
+    """The versions that a model's runs began with, by run; those that the caller may know of."""
     rows = place.store.leaves(kinds=("PLAN",))
     return {
         row["body"]["run"]: row["body"]["initial"]
         for row in rows
-        if row["body"]["name"] == name and row["body"].get("initial")
+        if row["body"]["name"] == name
+        and row["body"].get("initial")
+        and caller.sees(row["body"]["initial"]["model"])
     }

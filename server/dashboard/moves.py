@@ -17,16 +17,18 @@ from tacit.server.access.roles import Caller
 from tacit.server.api import problems
 from tacit.server.api.context import Here, Place, allowed, sees
 from tacit.server.dashboard.formats import url
-from tacit.server.dashboard.pages import Page, render
+from tacit.server.dashboard.pages import Page, reading, render
 from tacit.server.views import models as views
 
 router = APIRouter(route_class=Page)
 Operator = Annotated[Caller, Depends(allowed("operate"))]
 MOVE, ROLLBACK, REMOVE = "move", "rollback", "remove"
 _WORDS = Form(max_length=4000)
+# What a move would do, or why it was not made, shows what the alias names.
+_READING = reading("model", "name", "alias")
 
 
-@router.get("/moves")
+@router.get("/moves", dependencies=[Depends(_READING)])
 def ask(
     request: Request,
     name: str,
@@ -40,7 +42,7 @@ def ask(
     return _page(request, place, caller, name, alias, what, number)
 
 
-@router.post("/moves")
+@router.post("/moves", dependencies=[Depends(_READING)])
 def make(
     request: Request,
     name: str,

@@ -33,6 +33,7 @@ from tacit.server.views.models import Sees, everything
 
 STATIC = {"dashboard.css": "text/css; charset=utf-8", "icon.svg": "image/svg+xml"}
 Reader = Annotated[Caller, Depends(allowed("read"))]
+_OF_MODEL = ("number", "alias")
 _HTML_ERRORS = (TacitError, HTTPException, RequestValidationError)
 # (path, name, the least that it takes to see it in the menu)
 MENU = (
@@ -110,8 +111,12 @@ def reading(
         given = {**request.query_params, **request.path_params}
         if "name" in parts and "name" in given and not caller.sees(str(given["name"])):
             raise problems.missing()
-        words = [subject, *(shown(str(given[part])) for part in parts if part in given)]
-        said = " ".join(words).strip()[:500]
+        said = subject
+        for part in parts:
+            if part in given:
+                # A version's subject is one of its model's, as the API records it.
+                said += ("@" if part in _OF_MODEL else " ") + shown(str(given[part]))
+        said = said.strip()[:500]
         identifier: str = request.state.request
         await run_in_threadpool(
             place.recorder.read, caller.name, action, said, identifier, caller.token

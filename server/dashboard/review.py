@@ -48,7 +48,7 @@ def statement(
     return download(json.dumps(body, indent=2), f"approval-{row['id']}.json", "application/json")
 
 
-@router.post("/approvals")
+@router.post("/approvals", dependencies=[Depends(reading("approvals"))])
 def accept(
     request: Request,
     caller: Reviewer,

@@ -3,7 +3,8 @@
 Guarantees: leaves are given as they were signed, page by page in order, with their hashes; what is
 computed from them names them. `waiting` asks the same governor that lets charges through, so it
 says what would be said to the run. Models that ``sees`` refuses are in nothing that is returned:
-leaves of their runs are left out, whole.
+leaves of their runs are left out, whole, as are policies of populations that only they have, and
+who withdrew.
 
 Whether the leaves are what they should be is the verifier's to say
 (`tacit.server.views.verification`); what they add up to is in `tacit.server.views.spending`.
@@ -106,12 +107,14 @@ def checkpoint(store: Store) -> dict[str, Any]:
     }
 
 
-def policies(store: Store) -> list[Row]:
+def policies(store: Store, sees: Sees = everything) -> list[Row]:
     """The policies in force, by population, each with its leaf and who signed it."""
     with store.database.reading() as c:
-        rows = logs.bodies(c, ("POLICY",))
+        rows, hidden = logs.bodies(c, ("POLICY",)), _Hidden(c, sees)
     newest: dict[str, Row] = {}
     for index, body in rows:
+        if hidden.hides(body):
+            continue
         terms = body["policy"]
         newest[terms["population"]] = {
             "population": terms["population"],
@@ -263,15 +266,21 @@ class _Hidden:
     def __init__(self, c: Connection, sees: Sees) -> None:
         self._sees = sees
         self._runs: dict[str, str] = {}
+        self._populations: set[str] = set()
         if sees is not everything:
-            self._runs = {
-                row.id: row.name for row in c.execute(sa.select(t.runs.c.id, t.runs.c.name))
-            }
+            of = t.runs.c
+            rows = c.execute(sa.select(of.id, of.name, of.population)).all()
+            self._runs = {row.id: row.name for row in rows}
+            self._populations = {row.population for row in rows if sees(row.name)}
 
     def hides(self, body: Mapping[str, Any]) -> bool:
         """Whether a leaf is one of those."""
         if self._sees is everything:
             return False
+        if body["kind"] == "ERASURE":
+            return True
+        if body["kind"] == "POLICY":
+            return body["policy"]["population"] not in self._populations
         names = [body.get("model"), body.get("name"), self._runs.get(body["run"])]
         begun = body.get("initial") or {}
         names.append(begun.get("model") if isinstance(begun, Mapping) else None)

@@ -196,9 +196,9 @@ def export(
 
 
 @router.get("/policies", dependencies=[Depends(recorded("policies"))], response_model=Policies)
-def policies(here: Here) -> dict[str, Any]:
+def policies(caller: Reader, here: Here) -> dict[str, Any]:
     """What may be spent on each population: the policies in force."""
-    return {"policies": views.policies(here.store)}
+    return {"policies": views.policies(here.store, sight(caller))}
 
 
 @router.get("/approvals", dependencies=[Depends(recorded("approvals"))], response_model=Approvals)

@@ -107,16 +107,16 @@ def statement(
         ("statement", rows[0]["release"], here.store.checkpoint()),
         lambda: statements.of_version(here.store, rows[0]),
     )
-    made = {**made, "composition": _shown(made["composition"], caller)}
+    made = narrowed(made, caller)
     if format == "markdown":
         return Response(markdown(made), media_type="text/markdown")
     return JSONResponse(made)
 
 
-def _shown(composition: dict[str, Any], caller: Caller) -> dict[str, Any]:
-    """What a population spent, without the runs of models that a caller may not know of."""
-    made = dict(composition)
+def narrowed(statement: dict[str, Any], caller: Caller) -> dict[str, Any]:
+    """A statement, without the population's runs of models that a caller may not know of."""
+    made = dict(statement["composition"])
     for when in ("at_release", "at_checkpoint"):
         runs = [run for run in made[when]["runs"] if caller.sees(run["model"])]
         made[when] = {**made[when], "runs": runs}
-    return made
+    return {**statement, "composition": made}

@@ -198,3 +198,32 @@ def test_pages_of_versions(api: Api) -> None:
     assert last["versions"][0]["parent"]["number"] == 1
     beyond = api.client.get("/v1/models/tiny?start=3", headers=headers)
     assert json.loads(beyond.text) == {"versions": [], "next": None}
+
+
+def test_pages_tell_nothing_of_where_a_version_came_from_either(api: Api) -> None:
+    def log_in(*models: str) -> None:
+        text = api.token("viewer", *models)["Authorization"].removeprefix("Bearer ")
+        api.client.cookies.clear()
+        answer = api.client.post("/login", data={"token": text}, follow_redirects=False)
+        assert answer.status_code == 303
+
+    files = [f"/version/{what}?name=tiny&number=1" for what in ("lineage", "card", "bom")]
+    files += [f"/version/statement?name=tiny&number=1&form={x}" for x in ("json", "html", "x")]
+    shown = ["/model?name=tiny", "/version?name=tiny&number=1"]
+    log_in("*")
+    for path in shown + files:
+        found = api.client.get(path)
+        assert (found.status_code, SECRET in found.text) == (200, True), path
+    log_in("tin*")
+    for path in shown + files:
+        found = api.client.get(path)
+        assert SECRET not in found.text, path
+        assert found.status_code == (200 if path in shown else 403), path
+    # The other way: who shares its people isn't named.
+    run = api.client.get("/v1/models/tiny", headers=api.token("viewer")).json()["versions"][0][
+        "run"
+    ]
+    log_in(f"{SECRET}*")
+    for form in ("json", "html", "x"):
+        found = api.client.get(f"/version/statement?name={SECRET}&number=2&form={form}")
+        assert (found.status_code, run in found.text) == (200, False), form

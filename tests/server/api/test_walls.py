@@ -20,10 +20,12 @@ from httpx import Response
 from tiny import TINY, make_tiny
 
 from tacit import simulate
+from tacit.privacy.policy import Policy, best_order
 from tacit.server import check
 from tacit.server.access.tenants import Tenants
 from tacit.server.api.app import make_app
 from tacit.server.api.settings import Limits, Settings
+from tacit.server.governance import Governance
 from tacit.server.home import Home
 from tacit.server.lifecycle import Lifecycle
 from tacit.server.store import Store
@@ -300,3 +302,51 @@ def test_pages_are_for_who_is_known(api: Api) -> None:
         found = api.client.get(path.format(**values(OPEN, "x")), follow_redirects=False)
         assert found.status_code in (303, 401), path
         assert OPEN not in found.text
+
+
+def test_policies_and_who_withdrew_arent_for_who_sees_some_models(
+    root: Path, tmp_path: Path
+) -> None:
+    copy = Path(shutil.copytree(root, tmp_path / "root"))
+    store = Store(Tenants(copy).home("beta"))
+    terms = {"epsilon": 9.0, "delta": 1e-5, "order": best_order(9.0, 1e-5)}
+    hidden = [Governance(store).adopt(Policy(population="oncology", **terms), None)]
+    seen = Governance(store).adopt(Policy(population=store.runs()[0]["population"], **terms), None)
+    body = {"kind": "ERASURE", "run": "", "population": "oncology", "case": "ab" * 8}
+    hidden.append(store.append({**body, "stage": "opened", "choice": None, "file": "cd" * 32}))
+    store.close()
+    api = Api(copy)
+    with api.client as client:
+        for globs, knows in (("*",), True), (("tin*",), False):
+            headers = api.bearer("beta", "operator", *globs)
+            for path in ("/v1/policies", "/v1/ledger/leaves"):
+                found = client.get(path, headers=headers)
+                assert (found.status_code, "oncology" in found.text) == (200, knows), path
+            for leaf in hidden:
+                found = client.get(f"/v1/ledger/leaves/{leaf}", headers=headers)
+                assert found.status_code == (200 if knows else 404)
+            assert client.get(f"/v1/ledger/leaves/{seen}", headers=headers).status_code == 200
+            logged_in(api, headers)
+            assert client.get("/erasures").status_code == (200 if knows else 404)
+            client.cookies.clear()
+
+
+def test_what_pages_show_of_a_model_is_among_its_reads(api: Api) -> None:
+    logged_in(api, api.bearer("beta", "operator"))
+    form = {"csrf": "", "expected": "7", "reason": "because"}
+    for path in ("/version", "/version/artifact", "/moves", "/model"):
+        query = {"name": OPEN, "number": "1"} | ({"alias": "champion"} if path == "/moves" else {})
+        found = api.client.get(path, params=query)
+        assert found.status_code == 200, path
+        token = re.search(r'name="csrf" value="([^"]+)"', found.text)
+        form |= {"csrf": token[1]} if token else {}
+    refused = api.client.post(f"/moves?name={OPEN}&alias=champion&number=1", data=form)
+    assert refused.status_code == 409
+    reads = api.app.state.places.open("beta").recorder.reads(f"model {OPEN}")
+    assert [(row["body"]["action"], row["body"]["subject"]) for row in reads[::-1]] == [
+        ("read", f"model {OPEN}@1"),
+        ("export", f"model {OPEN}@1"),
+        ("read", f"model {OPEN}@champion"),
+        ("read", f"model {OPEN}"),
+        ("read", f"model {OPEN}@champion"),
+    ]

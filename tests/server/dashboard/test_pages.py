@@ -397,6 +397,6 @@ def test_reads_are_recorded_before_they_are_shown(client: TestClient) -> None:
     admin = Visitor(client, root_of(client), "admin")
     Visitor(client, root_of(client), "viewer").get("/version/artifact?name=tiny&number=2")
     page = admin.get("/access")
-    assert "model tiny 2" in page
+    assert "model tiny@2" in page
     assert "export" in page
     assert "model tiny" in admin.get("/access?subject=model+tiny+2")
