@@ -24,7 +24,7 @@ import rfc8785
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from tacit.privacy.errors import ConfigError, MissingError, TacitError
+from tacit.privacy.errors import ConfigError, MissingError, StorageError, TacitError
 from tacit.privacy.log import leaves, merkle
 from tacit.privacy.log.verify import parsed
 from tacit.server import tables as t
@@ -219,10 +219,12 @@ class Recorder:
                 return
             groups[0].error = error
         except BaseException as error:
-            # Nobody may take it for written.
             for group in groups:
                 group.error = error
             raise
+        else:
+            for group in groups:
+                group.error = None
         finally:
             for group in groups:
                 group.done = True
@@ -247,7 +249,8 @@ class _Group:
 
     def __init__(self, rows: list[Row]) -> None:
         self.rows, self.done = rows, False
-        self.error: BaseException | None = None
+        # Until it is written: nobody may take it for that because whoever had the turn fell.
+        self.error: BaseException | None = StorageError("the access couldn't be recorded")
 
 
 class Sealer:
@@ -278,9 +281,9 @@ class Sealer:
             self._due.clear()
             try:
                 self._recorder.seal()
-            except TacitError as error:
+            except (TacitError, sa.exc.SQLAlchemyError, OSError) as error:
                 # The rows are there, and the next try takes them.
-                log.warning("accesses couldn't be sealed: %s", error.message)
+                log.warning("accesses couldn't be sealed: %s", error)
             if stopped:
                 return
             if not self._stopped:

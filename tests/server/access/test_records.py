@@ -229,6 +229,35 @@ def test_one_that_is_refused_takes_no_other_with_it(store: Store) -> None:
     assert sorted(row["request"] for row in rows(store)) == [f"request-{i}" for i in (1, 2, 3)]
 
 
+def test_what_fails_after_a_refusal_leaves_nobody_written(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorder, failed = Recorder(store), list[str]()
+
+    def failing(self: Recorder, given: list[Any]) -> None:
+        if len(given) > 1:
+            raise StorageError("the disk is full")
+        raise sa.exc.TimeoutError("no connection is left")
+
+    def tried(name: str) -> None:
+        try:
+            recorder.read("ann", "read", name)
+        except (StorageError, sa.exc.TimeoutError):
+            failed.append(name)
+
+    monkeypatch.setattr(Recorder, "_insert", failing)
+    with recorder._turn:  # So that all wait, and are written at once.
+        threads = [threading.Thread(target=tried, args=(name,)) for name in "abc"]
+        for thread in threads:
+            thread.start()
+        while len(recorder._waiting) < 3:
+            pass
+    for thread in threads:
+        thread.join()
+    assert sorted(failed) == ["a", "b", "c"]
+    assert rows(store) == []
+
+
 def _tried(recorder: Recorder, name: str, refused: list[str]) -> None:
     try:
         recorder.score([{"request": name}])
@@ -316,14 +345,19 @@ def test_what_a_killed_process_recorded_is_sealed_by_the_next(
     assert said(store) == []
 
 
-def test_a_sealer_that_fails_tries_again(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "error", [StorageError("the disk is full"), sa.exc.TimeoutError("no connection is left")]
+)
+def test_a_sealer_that_fails_tries_again(
+    error: Exception, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
     recorder, honest, calls = Recorder(store), Recorder.seal, []
     recorder.read("ann", "read", "models")
 
     def failing(self: Recorder) -> int | None:
         calls.append(1)
         if len(calls) == 1:
-            raise StorageError("the disk is full")
+            raise error
         return honest(self)
 
     monkeypatch.setattr(Recorder, "seal", failing)
