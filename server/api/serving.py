@@ -22,6 +22,7 @@ from tacit.privacy.errors import ConfigError, StorageError
 from tacit.server.access.tenants import Tenants
 from tacit.server.api.app import make_app
 from tacit.server.api.settings import Settings
+from tacit.server.api.wire import Wire
 from tacit.server.scoring.settings import Settings as Scoring
 
 DRAIN = 20
@@ -108,6 +109,8 @@ def serve(
             log_config=None,
             access_log=False,
             server_header=False,
+            http=Wire,
+            ws="none",
             proxy_headers=False,
             timeout_graceful_shutdown=DRAIN,
             ssl_certfile=address.certificate,
