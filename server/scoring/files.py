@@ -10,6 +10,9 @@ import csv
 import io
 import json
 import math
+import tokenize
+import zipfile
+import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -22,6 +25,12 @@ from tacit.server.scoring.router import labels
 from tacit.tasks.scoring import Array
 
 LARGEST = 1 << 31
+# What numpy, zipfile, json and csv raise at what isn't theirs; RecursionError is a RuntimeError,
+# as is what zipfile says of a file that needs a password.
+_BROKEN = (
+    *(ValueError, KeyError, TypeError, EOFError, OSError, MemoryError, RuntimeError),
+    *(OverflowError, csv.Error, tokenize.TokenError, zipfile.BadZipFile, zlib.error),
+)
 
 
 def read(path: Path, served: Served) -> Array:
@@ -52,7 +61,7 @@ def read(path: Path, served: Served) -> Array:
         return served.records(found)
     except ConfigError as error:
         raise DataError(f"{path}: {error.message}", error.hint) from error
-    except (ValueError, KeyError, TypeError, EOFError, OSError, csv.Error) as error:
+    except _BROKEN as error:
         raise DataError(f"{path} doesn't hold records: {error}") from error
 
 

@@ -123,7 +123,10 @@ async def receipt(request_id: str, caller: MayRead, place: Here) -> dict[str, An
 
 
 def _bounded(inputs: list[Any], settings: Settings) -> None:
-    """Refuses more than a request may have, before anything is made of it."""
+    """Refuses more than a request may have, and text, before anything is made of it.
+
+    numpy gives each of many texts the room of the longest.
+    """
     if len(inputs) > settings.records:
         raise ConfigError(
             f"inputs={len(inputs)} records must be at most {settings.records}",
@@ -134,6 +137,8 @@ def _bounded(inputs: list[Any], settings: Settings) -> None:
         for each in waiting.pop():
             if isinstance(each, list):
                 waiting.append(each)
+            elif not isinstance(each, int | float):
+                raise ConfigError("inputs hold something else than numbers")
             numbers += 1
         if numbers > settings.numbers:
             raise ConfigError(f"inputs have more than {settings.numbers} numbers")
