@@ -16,7 +16,7 @@ from sqlalchemy.engine import Connection
 
 from tacit.privacy.errors import ConfigError, MissingError
 from tacit.privacy.gates import Decision, Gate
-from tacit.privacy.log.leaves import Body
+from tacit.privacy.log.leaves import MOVES, Body
 from tacit.privacy.log.lifecycle import LONGEST, check_alias
 from tacit.privacy.log.rollouts import Rollouts, explained
 from tacit.server import log as logs
@@ -24,7 +24,7 @@ from tacit.server import tables as t
 from tacit.server.store import Store
 
 __all__ = ["Gates", "Verdict", "check", "explained", "followed", "named"]
-_KINDS = ("PLAN", "RELEASE", "GATE")
+_KINDS = ("PLAN", "RELEASE", "GATE", *MOVES)
 
 
 @dataclass(frozen=True, slots=True)

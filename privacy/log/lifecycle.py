@@ -61,7 +61,7 @@ class Life:
         self.versions: dict[tuple[str, int], tuple[int, Leaf]] = {}
         self.aliases: dict[tuple[str, str], AliasTrail] = {}
         self.retired: dict[tuple[str, int], int] = {}
-        self.automatic: set[int] = set()
+        self.automatic: dict[int, str] = {}
         self.notes: list[str] = []
 
     def released(self, index: int, body: Leaf) -> None:
@@ -93,8 +93,8 @@ class Life:
             yield from self._named(body, what)
             if body["kind"] == "ROLLBACK" and number not in (before or NEVER).past:
                 yield f"{what}: is rolled back to {number}, which it didn't name before"
-        if body.get("automatic"):
-            self.automatic.add(index)
+        if body["kind"] == "ROLLBACK" and body.get("automatic"):
+            self.automatic[index] = body["model"]
         self.aliases[place] = (before or NEVER).follow(index, body["kind"], number)
         if body.get("forced"):
             self.notes.append(

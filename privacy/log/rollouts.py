@@ -6,9 +6,10 @@ asks within the transaction that would move an alias: so both decide alike.
 Guarantees: a rollout charges and releases evaluations only; each RELEASE has the arms that its
 PLAN leaf says for that round, with counts, and metrics that are those counts'. Where a gate
 guards an alias, a DEPLOY that isn't forced rests on evidence that recomputes to "pass": the first
-``windows`` evaluations of each version in one rollout that was planned after the gate was set. An
-automatic ROLLBACK rests on the newest ``fallback_rounds`` evaluations of the version that the alias
-named, each clearly beyond the gate's floor or ceiling.
+``windows`` evaluations of each version in one rollout that was planned after the gate was set, and
+after the alias last fell back. An automatic ROLLBACK rests on the newest ``fallback_rounds``
+evaluations of the version that the alias named, all of them since it was moved there, each clearly
+beyond the gate's floor or ceiling.
 
 It doesn't guarantee that counts are what clients counted: see `tacit.privacy.log.verify`.
 """
@@ -22,6 +23,7 @@ from typing import Any
 from tacit.privacy.errors import ConfigError
 from tacit.privacy.gates import PASS, Decision, Gate, Noise, breached, decide
 from tacit.privacy.intervals import Counts, deviation, metrics
+from tacit.privacy.log.leaves import MOVES
 from tacit.privacy.log.lifecycle import NEVER, Life, check_alias
 from tacit.privacy.plan import PrivacyPlan
 from tacit.privacy.plans import read
@@ -52,9 +54,13 @@ class RolloutTrail:
         return {leaf: c for leaf, arms in self.releases.items() for n, c in arms if n == number}
 
     def compares(self, model: str, *numbers: int) -> bool:
-        """Whether it evaluates these versions of a model, as they were released."""
-        arms = {arm.number for arm in self.rollout.arms if arm.ablation is None}
-        return self.rollout.model == model and set(numbers) <= arms
+        """Whether it evaluates these versions of a model, as they were released.
+
+        One that explains a version doesn't: copies without something have the version's number.
+        """
+        if self.rollout.model != model or self.rollout.mode == "explain":
+            return False
+        return set(numbers) <= {arm.number for arm in self.rollout.arms}
 
     def deviation(self, number: int) -> float:
         """Of each count of a version in one round."""
@@ -70,11 +76,13 @@ class RolloutTrail:
 
 
 class Rollouts:
-    """Follows the rollouts and gates of a log."""
+    """Follows the rollouts and gates of a log, and when aliases were moved."""
 
     def __init__(self) -> None:
         self.runs: dict[str, RolloutTrail] = {}
         self.gates: dict[Place, tuple[int, Gate | None]] = {}
+        self._moved: dict[Place, int] = {}
+        self._fallen: dict[Place, int] = {}
 
     # Following
 
@@ -89,6 +97,10 @@ class Rollouts:
         elif body["kind"] == "GATE":
             gate = None if body["gate"] is None else Gate.from_json(body["gate"])
             self.gates[body["model"], body["alias"]] = (index, gate)
+        elif body["kind"] in MOVES:
+            self._moved[body["model"], body["alias"]] = index
+            if body.get("automatic"):
+                self._fallen[body["model"], body["alias"]] = index
 
     def planned(self, index: int, body: Leaf, life: Life) -> Iterator[str]:
         """What is wrong with a PLAN leaf, if it is a rollout's."""
@@ -207,6 +219,12 @@ class Rollouts:
                 f"run={name} was planned before the gate was set, by leaf {index}",
                 "a gate is fixed before what it reads",
             )
+        fallen = self._fallen.get((model, alias), -1)
+        if run.index < fallen:
+            raise ConfigError(
+                f"run={name} was planned before {model}@{alias} fell back, by leaf {fallen}",
+                "what was shown before doesn't hold any more: roll out again",
+            )
         if not run.compares(model, *pair):
             raise ConfigError(f"run={name} doesn't evaluate versions {_listed(pair)} of {model}")
         if sorted(evidence) != self.due(run, gate, pair):
@@ -225,9 +243,13 @@ class Rollouts:
         return sorted(leaves)
 
     def look(self, run: RolloutTrail, model: str, pair: Sequence[int]) -> int:
-        """How often these versions were rolled out by then, this time included."""
+        """How often these versions were rolled out by then, this time included.
+
+        In the order of their first releases: no later leaf changes it, and no two are the same.
+        """
+        first = min(run.releases)
         return sum(
-            other.index <= run.index and bool(other.releases) and other.compares(model, *pair)
+            bool(other.releases) and min(other.releases) <= first and other.compares(model, *pair)
             for other in self.runs.values()
         )
 
@@ -235,6 +257,7 @@ class Rollouts:
         """The evidence that there is for a version: of the newest rollout that fits the gate."""
         index, gate = self._guarding(model, alias)
         pair = (number,) if gate.margin is None or champion is None else (number, champion)
+        index = max(index, self._fallen.get((model, alias), -1))
         fits = [r for r in self.runs.values() if r.index > index and r.compares(model, *pair)]
         fits = [run for run in fits if run.releases]
         return self.due(fits[-1], gate, pair) if fits else []
@@ -251,6 +274,8 @@ class Rollouts:
         if found is None:
             return []
         index, gate = found
+        # Those of before the alias was moved there were answered by the move that came after them.
+        index = max(index, self._moved.get((model, alias), -1))
         leaves = [leaf for leaf in self.watched(model, number) if leaf > index]
         last = leaves[-gate.fallback_rounds :]
         beyond = [self._beyond(gate, leaf, number) for leaf in last]

@@ -140,6 +140,7 @@ class Trail:
             yield from self.rollouts.gated(index, body)
         elif body["kind"] in MOVES:
             yield from self.rollouts.moved(body, self.life)
+            self.rollouts.note(index, body)
         yield from self.life.take(index, body)
 
     def _restore(self, index: int, body: Leaf) -> Iterator[str]:
@@ -190,7 +191,7 @@ class Trail:
     def _begun(self, index: int, body: Leaf, run: RunTrail) -> Iterator[str]:
         """Whether the version that a run begins with was released; what that cost counts."""
         initial, cause = body.get("initial"), body.get("cause")
-        if cause is not None and cause not in self.life.automatic:
+        if cause is not None and self.life.automatic.get(cause) != body["name"]:
             yield f"run={body['run']} says that leaf {cause} asked for it, which is no fallback"
         if initial is None:
             return

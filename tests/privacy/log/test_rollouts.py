@@ -11,6 +11,7 @@ from rolling import guarded, task, trained
 from tampering import ME, Body, note_of, owned, texts_of
 
 from tacit.privacy.log.leaves import digest
+from tacit.privacy.log.rollouts import Rollouts
 from tacit.privacy.log.verify import Finding, Verifier
 from tacit.server.home import Home
 from tacit.server.lifecycle import Lifecycle
@@ -206,3 +207,57 @@ def test_a_lifted_gate_asks_nothing(log: list[Body]) -> None:
     assert [str(f).partition(": ")[2] for f in findings(bodies)] == [
         "tiny@champion: tiny@champion has no gate"
     ]
+
+
+def test_what_a_version_fell_back_from_isnt_passed_on_what_was_shown_before(
+    log: list[Body],
+) -> None:
+    bodies = copy.deepcopy(log)
+    bodies.append(deployed(bodies) | {"previous": bodies.index(fallen(bodies))})
+    (found,) = findings(bodies)
+    assert "was planned before tiny@champion fell back, by leaf" in found.problem
+
+
+def test_no_alias_falls_back_twice_on_the_same_evaluations(log: list[Body]) -> None:
+    bodies = copy.deepcopy(log)
+    again, back = deployed(bodies), fallen(bodies)
+    again = again | {"previous": bodies.index(back), "evidence": [], "forced": True}
+    bodies.append(again)
+    assert findings(bodies) == []
+    bodies.append(back | {"previous": len(bodies) - 1})
+    (found,) = findings(bodies)
+    assert "on evidence that doesn't ask for it" in found.problem
+
+
+def test_only_a_fallback_of_the_model_asks_for_a_run_of_it(log: list[Body]) -> None:
+    bodies, first = copy.deepcopy(log), log[place(log, kind="PLAN")]
+    bodies.append({**first, "run": "retrained", "cause": bodies.index(fallen(bodies))})
+    assert findings(bodies) == []
+    bodies[-1]["name"] = "other"
+    (found,) = findings(bodies)
+    assert "which is no fallback" in found.problem
+    at = place(bodies, -1, kind="DEPLOY")
+    bodies[at]["automatic"] = True
+    bodies[-1] = {**first, "run": "retrained", "cause": at}
+    assert any("which is no fallback" in found.problem for found in findings(bodies))
+
+
+def test_rollouts_of_a_pair_are_counted_as_they_are_seen(log: list[Body]) -> None:
+    """Planned all at once and run in any order, no two are decided as the same try."""
+    plan, release = rolled(log, "PLAN"), rolled(log, "RELEASE")
+    found = Rollouts()
+    for index, run in enumerate("abc"):
+        found.note(index, {**plan, "run": run})
+    for index, run in ((10, "c"), (11, "b"), (12, "a")):
+        found.note(index, {**release, "run": run})
+    looks = {run: found.look(found.runs[run], "tiny", (6, 1)) for run in "abc"}
+    assert looks == {"c": 1, "b": 2, "a": 3}
+
+
+def test_what_explains_a_version_is_no_evidence_for_it(log: list[Body]) -> None:
+    found, plan = Rollouts(), copy.deepcopy(rolled(log, "PLAN"))
+    whole = plan["rollout"]["arms"][1] | {"share": 0.5}
+    arms = [whole, whole | {"ablation": {"feature": "age"}}]
+    plan["rollout"] |= {"mode": "explain", "alias": None, "arms": arms}
+    found.note(0, plan)
+    assert not found.runs[plan["run"]].compares("tiny", 6)
