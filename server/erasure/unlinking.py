@@ -108,5 +108,7 @@ def _identity(c: Connection, population: str, client: int) -> None:
     left: dict[str, Any] = {"identity": nobody, "attestation": b"", "serial": "", "not_after": 0}
     left |= {"certificate": f"none {nobody.hex()[:58]}"}
     left |= dict.fromkeys(("next_certificate", "next_serial", "next_not_after", "renewed_at"))
+    # When it was revoked is when the case was opened: the time alone would tell whose it was.
+    left["revoked_at"] = 0
     c.execute(g.devices.update().where(own).values(**left))
     c.execute(g.tokens.delete().where(tokens.used_by == bytes(identity)))

@@ -100,7 +100,7 @@ def list_(
                 row["client"],
                 _day(row["enrolled_at"]),
                 _day(row["not_after"] or None),
-                _day(row["revoked_at"]),
+                "erased" if row["revoked_at"] == 0 else _day(row["revoked_at"]),
                 row["identity"][:16],
             )
             for row in rows

@@ -256,6 +256,9 @@ def test_a_device_withdraws_and_is_revoked_and_nobody(
     Cases(store).close(case.id, "me")
     (row,) = devices.rows()
     assert row["identity"] != public.hex()
+    # Still revoked, and not at a time that a case would have too.
+    assert row["revoked_at"] == 0
+    assert devices.revoked() == {0}
     assert proof.public(store, "phones", 0) is None
     for path in home.root.glob("tacit.db*"):
         assert public not in path.read_bytes()
