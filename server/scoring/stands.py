@@ -211,10 +211,13 @@ class Stands:
         try:
             row: Row = self._registry.find(f"{model}@{number}")
             return self._loader.load(row), ""
-        except StorageError as error:
-            return None, error.message
         except TacitError as error:
-            return None, str(error)
+            said = error.message if isinstance(error, StorageError) else str(error)
+            if "/" in said:
+                # Callers are told; what it is called on this machine is for the log.
+                log.error("%s@%s: %s", model, number, said)
+                said = "its files are corrupted or can't be used; the operator's log says how"
+            return None, said
 
 
 _WATCHED = (t.moves.c.leaf, t.retirements.c.leaf)
