@@ -7,7 +7,8 @@ the new one was planned, whichever of its versions is begun with: never less tha
 
 Guarantees: figures from here only rise with what is counted; a row that one of the runs doesn't
 claim isn't claimed. Charges for evaluations of versions in runs of their own lead to no model; they
-are in what a population has spent together.
+are in what a population has spent together. Where what they showed decided with which version to
+begin, or whether to, the figures are of a run that was decided on, and the deciding is there alone.
 """
 
 from __future__ import annotations

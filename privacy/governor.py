@@ -5,6 +5,9 @@ again for every charge in an exported log. So a refusal comes before anything is
 can't both spend the last of a population's budget, and a reviewer sees that no charge was let
 through that the policy of its day forbids.
 
+A cap on a run, and what asks for its review, count what was spent on the version that it began
+with, like every figure of it (`tacit.privacy.ancestry`). A population's counts each charge once.
+
 Leaves' times needn't ascend: clocks are set back. A window is of the times that leaves name,
 and the cap holds for every span of its length, those that begin before a charge included.
 
@@ -25,17 +28,16 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from tacit.privacy import policy as policies
-from tacit.privacy import validate
-from tacit.privacy.accountant import Accountant
+from tacit.privacy import totals, validate
 from tacit.privacy.budget import planned
 from tacit.privacy.errors import BudgetError, ConfigError, MessageError
-from tacit.privacy.events import Event
-from tacit.privacy.ledger import Additions, ClaimKey, Spending
+from tacit.privacy.ledger import Additions, Spending
 from tacit.privacy.log import leaves
 from tacit.privacy.log.notes import VerifierKey
 from tacit.privacy.plans import read
 from tacit.privacy.policy import Policy
 from tacit.privacy.spans import Charge, Spent
+from tacit.privacy.totals import Total
 
 Leaf = Mapping[str, Any]
 
@@ -50,7 +52,8 @@ class _Run:
     trains: bool = True
     additions: Additions = field(default_factory=Additions)
     charges: list[Charge] = field(default_factory=list)
-    total: Counter[tuple[ClaimKey, Event | None]] = field(default_factory=Counter)
+    base: Total = field(default_factory=Counter)
+    total: Total = field(default_factory=Counter)
     counted: int = 0
 
     def deltas(self) -> dict[str, float]:
@@ -59,17 +62,14 @@ class _Run:
 
     def spending(self, charges: Sequence[Charge], policy: Policy) -> Spending:
         """What the run will have spent with these charges, at the policy's delta."""
-        self.total += _total(self.charges[self.counted :])
+        own = self.charged() + totals.of_charges(charges)
+        return totals.spending(own, self.base, policy.deltas(self.deltas()))
+
+    def charged(self) -> Total:
+        """What it was charged so far."""
+        self.total += totals.of_charges(self.charges[self.counted :])
         self.counted = len(self.charges)
-        deltas = policy.deltas(self.deltas())
-        rows, void = dict[ClaimKey, Accountant](), set[ClaimKey]()
-        for (key, event), count in (self.total + _total(charges)).items():
-            row = rows.setdefault(key, Accountant(deltas[key.unit]))
-            if event is None:
-                void.add(key)
-            else:
-                row.compose(event.times(count))
-        return Spending(deltas, rows, Additions(), void)
+        return self.total
 
 
 class Governor:
@@ -84,6 +84,7 @@ class Governor:
         self._keys: set[bytes] = set()
         self._said: set[bytes] = set()
         self._early: dict[str, list[Leaf]] = {}
+        self._released: dict[int, str] = {}
         self.frozen: dict[int, Leaf] = {}
         # Of before leaves were lost: runs that are over, and policies to be said anew.
         self._over: set[str] = set()
@@ -106,12 +107,11 @@ class Governor:
         """
         kind = leaf["kind"]
         if kind == "PLAN" and leaf["run"] not in self._runs:
-            trains = "rollout" not in leaf
-            self._runs[leaf["run"]] = _Run(leaf["population"], leaf["plan"], leaf["body"], trains)
-            for early in self._early.pop(leaf["run"], []):
-                self._note_charge(early)
+            self._note_plan(leaf)
         elif kind == "CHARGE":
             self._note_charge(leaf)
+        elif kind == "RELEASE" and "artifact" in leaf:
+            self._released[index] = leaf["run"]
         elif kind == "KEY":
             self._origin = leaf["origin"]
             self._keys.add(VerifierKey.parse(leaf["key"]).public)
@@ -177,6 +177,8 @@ class Governor:
             read(known.plan), client_delta=deltas["client"], record_delta=deltas["record"]
         )
         planning = planned(plan, known.trains)
+        if known.base:
+            planning = totals.spending(totals.of_spending(planning), known.base, deltas)
         value = planning.epsilon(policy.unit, "public", policy.amplified)
         if value is not None and value <= policy.review_epsilon:
             return None
@@ -286,7 +288,7 @@ class Governor:
         assert policy.delta is not None
         assert policy.order is not None
         added = Counter(
-            {e: n for (key, e), n in _total(charges).items() if e and key == policy.row}
+            {e: n for (key, e), n in totals.of_charges(charges).items() if e and key == policy.row}
         )
         unclaimed = any(policy.row not in charge.claimed for charge in charges)
         most = policies.budget(policy.epsilon, policy.delta, policy.order)
@@ -303,6 +305,16 @@ class Governor:
             total = math.fsum(n * policies.divergence(e, policy.order) for e, n in inside)
             if total > most:
                 raise _exceeded(policy, policies.spent(total, policy.delta, policy.order))
+
+    def _note_plan(self, leaf: Leaf) -> None:
+        trains, initial = "rollout" not in leaf, leaf.get("initial")
+        made = _Run(leaf["population"], leaf["plan"], leaf["body"], trains)
+        before = self._runs.get(self._released.get(initial["release"], "")) if initial else None
+        if before is not None:
+            made.base = before.base + before.charged()
+        self._runs[leaf["run"]] = made
+        for early in self._early.pop(leaf["run"], []):
+            self._note_charge(early)
 
     def _note_charge(self, leaf: Leaf) -> None:
         run = self._runs.get(leaf["run"])
@@ -373,11 +385,3 @@ def _exceeded(policy: Policy, value: float) -> BudgetError:
 
 def _digest(leaf: Leaf) -> bytes:
     return hashlib.sha256(leaves.statement(leaf)).digest()
-
-
-def _total(charges: Sequence[Charge]) -> Counter[tuple[ClaimKey, Event | None]]:
-    """How often each event is added to each row; None makes the row void."""
-    found = Counter[tuple[ClaimKey, Event | None]]()
-    for key, event in (pair for charge in charges for pair in charge.added):
-        found[key, event.once() if event else None] += event.count if event else 1
-    return found

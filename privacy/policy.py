@@ -50,10 +50,11 @@ class Policy:
         delta: at which all epsilons here are stated. A run whose own is larger is held to this.
         window_days: the cap holds for every span of so many days; None for all time.
         order: of the Renyi filter, > 1; fixed with the policy.
-        run_epsilon: cap on one run.
+        run_epsilon: cap on one run, with what was spent on the version that it began with.
         separation_hours: least time between the last charge of any other run and the first of
             one.
-        review_epsilon: a run planned to spend more waits for a reviewer.
+        review_epsilon: a run planned to come to more, with what was spent on the version that it
+            began with, waits for a reviewer.
         reviewers: their keys, as C2SP signed notes write them. If there are any, only one of
             them can change the policy.
     """

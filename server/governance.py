@@ -25,7 +25,7 @@ from tacit.server import tables as t
 from tacit.server.store import Store
 
 _RULING = ("POLICY", "AUDIT", "RESTORE")
-_KINDS = ("KEY", "PLAN", "CHARGE", "APPROVAL", *_RULING)
+_KINDS = ("KEY", "PLAN", "CHARGE", "RELEASE", "APPROVAL", *_RULING)
 _SIGNED = {
     *("kind", "run", "plan", "verdict", "lifts", "note"),
     *("ledger", "nonce", "key", "signature"),

@@ -112,44 +112,52 @@ def propose(
     spec = dataclasses.replace(begun, name=model, initial=name, seed=_unused(store, begun))
     spec = build.changed(spec, overrides)
     found = task if task is not None else _load(spec)
-    allowed, refusal = fits(store, spec.population or found.name, privacy_plan(found, spec))
+    population = spec.population or found.name
+    allowed, refusal = fits(store, population, privacy_plan(found, spec), row["release"])
     planned = spec.rounds
     if 0 < allowed < planned:
-        spec = _shorter(store, spec, found, allowed)
+        spec = _shorter(store, spec, found, allowed, row["release"])
     return Proposal(model, alias, name, cause(store, model, alias), spec, planned, allowed, refusal)
 
 
-def fits(store: Store, population: str, plan: PrivacyPlan) -> tuple[int, str]:
+def fits(
+    store: Store, population: str, plan: PrivacyPlan, initial: int | None = None
+) -> tuple[int, str]:
     """How many rounds of a new run the policies allow, and what the next one is refused with.
 
     Args:
         store: of the ledger.
         population: whose data.
         plan: of the run.
+        initial: RELEASE of the version that it begins with; None for none.
 
     Returns:
         Rounds from 0 to the plan's, and "" if it is all of them.
     """
-    low, high, said = 0, plan.rounds, _refused(store, population, plan, plan.rounds)
+    low, high = 0, plan.rounds
+    said = _refused(store, population, plan, plan.rounds, initial)
     if not said:
         return plan.rounds, ""
     while high - low > 1:
         middle = (low + high) // 2
-        refusal = _refused(store, population, plan, middle)
+        refusal = _refused(store, population, plan, middle, initial)
         low, high, said = (middle, high, said) if not refusal else (low, middle, refusal)
     return low, said
 
 
-def _refused(store: Store, population: str, plan: PrivacyPlan, rounds: int) -> str:
+def _refused(
+    store: Store, population: str, plan: PrivacyPlan, rounds: int, initial: int | None
+) -> str:
     """Why the first rounds of a new run together are refused; "" if they aren't."""
     governor = Governor()
     with store.database.reading() as c:
-        kinds = ("KEY", "PLAN", "CHARGE", "APPROVAL", "POLICY", "AUDIT", "RESTORE")
+        kinds = ("KEY", "PLAN", "CHARGE", "RELEASE", "APPROVAL", "POLICY", "AUDIT", "RESTORE")
         for index, body in logs.bodies(c, kinds):
             governor.note(index, body)
         size = logs.size(c)
     probe: leaves.Body = {"kind": "PLAN", "run": _PROBE, "name": "", "population": population}
     probe |= {"plan": plan.digest(), "body": plan.to_json()}
+    probe |= {} if initial is None else {"initial": {"release": initial}}
     governor.note(size, probe)
     try:
         governor.check(_PROBE, _charges(plan, rounds), logs.now())
@@ -185,12 +193,12 @@ def _charges(plan: PrivacyPlan, rounds: int) -> list[leaves.Body]:
     return found
 
 
-def _shorter(store: Store, spec: RunSpec, task: Task, allowed: int) -> RunSpec:
+def _shorter(store: Store, spec: RunSpec, task: Task, allowed: int, initial: int) -> RunSpec:
     """The configuration with as many rounds as are allowed of a plan that has no more."""
     made = dataclasses.replace(spec, rounds=allowed)
     population = spec.population or task.name
     # The last round of a plan is evaluated, which the longer one's may not have been.
-    while made.rounds > 1 and fits(store, population, privacy_plan(task, made))[1]:
+    while made.rounds > 1 and fits(store, population, privacy_plan(task, made), initial)[1]:
         made = dataclasses.replace(made, rounds=made.rounds - 1)
     return made
 

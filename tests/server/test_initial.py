@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,14 +13,19 @@ import torch
 from tiny import TINY, TINY_SECURE, make_tiny
 
 from tacit import simulate
-from tacit.privacy.errors import ConfigError, StorageError
+from tacit.privacy.errors import BudgetError, ConfigError, StorageError
 from tacit.privacy.ledger import Spending
+from tacit.privacy.log.notes import SignerKey
 from tacit.privacy.log.verify import Report, Verifier
+from tacit.privacy.plans import read
+from tacit.privacy.policy import Policy
 from tacit.server import check
 from tacit.server.exports import export
+from tacit.server.governance import Governance
 from tacit.server.home import Home
 from tacit.server.lifecycle import Lifecycle
 from tacit.server.registry import ModelRegistry
+from tacit.server.retrain import fits
 from tacit.server.statements import of_version
 from tacit.server.store import Store
 
@@ -160,5 +166,34 @@ def test_rows_that_only_one_of_the_two_claims_are_not_claimed(tmp_path: Path) ->
     # The first run trusted the coordinator with each update.
     assert rows["client", "coordinator", False] is None
     assert rows["client", "public", False] is not None
+    assert check.verify(store).findings == []
+    store.close()
+
+
+@pytest.mark.usefixtures("remembered")
+@pytest.mark.parametrize("name", ["run_epsilon", "review_epsilon"])
+def test_a_runs_cap_and_its_review_count_what_came_before(tmp_path: Path, name: str) -> None:
+    """A chain of runs, each small alone, isn't a way past either."""
+    first = simulate([*TINY, "rounds=2"], task=make_tiny(), home=tmp_path)
+    store = Store(Home(tmp_path))
+    plan = json.loads(store.run(first.run)["plan"])
+    alone = next(
+        row["epsilon"]
+        for row in first.claims
+        if (row["unit"], row["adversary"], row["amplified"]) == ("client", "public", True)
+    )
+    reviewer = SignerKey.generate("reviewer")
+    terms: dict[str, Any] = {name: 1.01 * alone, "delta": plan["client_delta"]}
+    if name == "review_epsilon":
+        terms["reviewers"] = (str(reviewer.verifier),)
+    Governance(store).adopt(Policy(population="tiny", **terms), None)
+    again = simulate([*TINY, "rounds=2", "budget.wait=0"], task=make_tiny(), home=tmp_path)
+    assert (again.status, again.rounds) == ("finished", 2)
+    begun = [*TINY, "rounds=2", "seed=7", "initial=tiny@2", "budget.wait=0"]
+    with pytest.raises(BudgetError, match="waits for a review" if "reviewers" in terms else name):
+        simulate(begun, task=make_tiny(), home=tmp_path)
+    assert fits(store, "tiny", read(plan)) == (2, "")
+    release = store.versions(run=first.run)[-1]["release"]
+    assert fits(store, "tiny", read(plan), release)[0] == 0
     assert check.verify(store).findings == []
     store.close()
