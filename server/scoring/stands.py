@@ -5,6 +5,9 @@ holds the stand before goes on with it. If what an alias names can't be loaded, 
 that it could be rolled back to answers in its place, and the stand, the log and every answer say
 so. What an alias was rolled back from, and what was retired, never answers for it.
 
+Versions are loaded beside: while one takes long, as its graph is made, its alias stands as before,
+and the moves of all others, and back, are followed.
+
 What stands is as new as the last look at the ledger, `Settings.look` ago: an answer's receipt
 names the move that it knew of.
 """
@@ -16,7 +19,7 @@ import queue
 import threading
 import time
 from collections.abc import Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,6 +39,8 @@ log = logging.getLogger("tacit.scoring")
 SHADOW, CHALLENGER = "shadow", "challenger"
 # Seconds after which a version that couldn't be loaded is tried again.
 _AGAIN = 30.0
+# Seconds that a version's loading is waited for; what is longer goes on beside.
+_SOON = 2.0
 
 Name = tuple[str, str]
 
@@ -58,6 +63,10 @@ class Stand:
     serving: Served | None
     before: Served | None
     problem: str = ""
+
+
+class _NotYetError(Exception):
+    """A version that is still being loaded."""
 
 
 class Stands:
@@ -84,6 +93,14 @@ class Stands:
         # Replaced, never changed.
         self._stands: dict[Name, Stand] = {}
         self._wanted: dict[str, set[str]] = {}
+        self._loads: dict[tuple[str, int], Future[Served]] = {}
+        # Loads that are waited for, and aliases that wait for one; loads that the last look needed;
+        # who asked for what isn't there yet.
+        self._pending: set[tuple[str, int]] = set()
+        self._awaited: set[Name] = set()
+        self._used: set[tuple[str, int]] = set()
+        self._held: list[tuple[Name, Future[Stand]]] = []
+        self._makers = ThreadPoolExecutor(2, "tacit-loader")
         self._asked: queue.SimpleQueue[tuple[Name, Future[Stand]] | None] = queue.SimpleQueue()
         self._seen: tuple[Any, ...] = ()
         self._tried = 0.0
@@ -110,6 +127,7 @@ class Stands:
         """Ends the thread."""
         self._asked.put(None)
         self._thread.join()
+        self._makers.shutdown(cancel_futures=True)
 
     def _run(self) -> None:
         while True:
@@ -130,6 +148,9 @@ class Stands:
             if name not in self._stands:
                 self._stand_up(*name)
             found = self._stands.get(name)
+            if found is None and name in self._awaited:
+                self._held.append((name, future))
+                return
             if found is None:
                 raise MissingError(f"{name[0]}@{name[1]} names no version")
         except (TacitError, sa.exc.SQLAlchemyError) as error:
@@ -139,10 +160,19 @@ class Stands:
         if future.set_running_or_notify_cancel():
             future.set_result(found)
 
+    def _release(self) -> None:
+        """Answers those who asked for what was loaded meanwhile."""
+        held, self._held = self._held, []
+        for name, future in held:
+            if name in self._awaited and name not in self._stands:
+                self._held.append((name, future))
+            else:
+                self._answer(name, future)
+
     def _stand_up(self, model: str, alias: str) -> None:
         aliases = {alias, *((SHADOW, CHALLENGER) if alias == CHAMPION else ())}
         stands = self._stood(model, aliases)
-        if (model, alias) in stands:
+        if (model, alias) in stands or (model, alias) in self._awaited:
             self._wanted.setdefault(model, set()).update(aliases)
             self._stands = {**self._stands, **stands}
 
@@ -155,15 +185,24 @@ class Stands:
             self.ended = "the ledger's key was changed: the operator has to start scoring again"
             log.error(self.ended)
         again = time.monotonic() - self._tried > _AGAIN
-        if tuple(newest) == self._seen and not (
+        if tuple(newest) != self._seen or (
             again and any(stand.problem for stand in self._stands.values())
         ):
+            self._tried = time.monotonic()
+            failed = [k for k, load in self._loads.items() if load.done() and load.exception()]
+            for key in failed:
+                del self._loads[key]
+        elif not any(self._loads[key].done() for key in self._pending):
             return
-        self._tried = time.monotonic()
         stands: dict[Name, Stand] = {}
+        # Until this look is whole there has been none.
+        self._seen = ()
+        self._pending, self._used, self._awaited = set(), set(), set()
         for model, aliases in self._wanted.items():
             stands |= self._stood(model, aliases)
         self._stands, self._seen = stands, tuple(newest)
+        self._loads = {k: load for k, load in self._loads.items() if k in self._used}
+        self._release()
 
     def _stood(self, model: str, aliases: set[str]) -> dict[Name, Stand]:
         """How aliases stand, by the ledger as it is now."""
@@ -180,13 +219,24 @@ class Stands:
         for alias, trail in trails.items():
             if trail.number is not None:
                 past = [number for number in trail.past[::-1] if number not in retired]
-                found[model, alias] = self._loaded(model, alias, trail.leaf, trail.number, past)
+                known = self._stands.get((model, alias))
+                try:
+                    found[model, alias] = self._loaded(model, alias, trail.leaf, trail.number, past)
+                except _NotYetError:
+                    self._awaited.add((model, alias))
+                    if known is not None:
+                        found[model, alias] = known
         return found
 
     def _loaded(self, model: str, alias: str, leaf: int, number: int, past: Sequence[int]) -> Stand:
         known = self._stands.get((model, alias))
         serving, problem = self._load(model, number)
-        before = self._first(model, [n for n in past if n != number])
+        before = None
+        try:
+            before = self._first(model, [n for n in past if n != number])
+        except _NotYetError:
+            if serving is None:
+                raise
         if serving is not None:
             return Stand(leaf, number, serving, before)
         stand = Stand(leaf, number, before, None, problem)
@@ -208,16 +258,28 @@ class Stands:
         return None
 
     def _load(self, model: str, number: int) -> tuple[Served | None, str]:
-        try:
-            row: Row = self._registry.find(f"{model}@{number}")
-            return self._loader.load(row), ""
-        except TacitError as error:
-            said = error.message if isinstance(error, StorageError) else str(error)
-            if "/" in said:
-                # Callers are told; what it is called on this machine is for the log.
-                log.error("%s@%s: %s", model, number, said)
-                said = "its files are corrupted or can't be used; the operator's log says how"
-            return None, said
+        key = (model, number)
+        self._used.add(key)
+        load = self._loads.get(key)
+        if load is None:
+            load = self._loads[key] = self._makers.submit(self._made, model, number)
+            wait([load], timeout=_SOON)
+        if not load.done():
+            self._pending.add(key)
+            raise _NotYetError
+        error = load.exception()
+        if error is None:
+            return load.result(), ""
+        said = error.message if isinstance(error, StorageError) else str(error)
+        if "/" in said or not isinstance(error, TacitError):
+            # Callers are told; what it is called on this machine is for the log.
+            log.error("%s@%s: %s", model, number, said)
+            said = "its files are corrupted or can't be used; the operator's log says how"
+        return None, said
+
+    def _made(self, model: str, number: int) -> Served:
+        row: Row = self._registry.find(f"{model}@{number}")
+        return self._loader.load(row)
 
 
 _WATCHED = (t.moves.c.leaf, t.retirements.c.leaf)

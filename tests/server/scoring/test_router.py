@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -20,6 +21,7 @@ from tacit.server import tables as t
 from tacit.server.access.records import Recorder
 from tacit.server.lifecycle import Lifecycle
 from tacit.server.registry import ModelRegistry
+from tacit.server.scoring import stands
 from tacit.server.scoring.errors import BusyError
 from tacit.server.scoring.model import Loader, Served
 from tacit.server.scoring.router import Answer, Router
@@ -265,3 +267,52 @@ def test_nothing_of_a_record_is_stored(store: Store, make: Make) -> None:
         assert text not in body
     data = np.array(marked, dtype=np.float32).tobytes()
     assert data not in (store.home.root / "tacit.db").read_bytes()
+
+
+def test_a_version_that_loads_slowly_holds_up_no_other_move(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is promoted meanwhile, and back, is followed while another's graph is made."""
+    monkeypatch.setattr(stands, "_SOON", 0.05)
+    monkeypatch.setattr(stands, "_AGAIN", 3600.0)
+    go, slow = threading.Event(), threading.Event()
+
+    class Slow(Loader):
+        def load(self, row: Any) -> Served:
+            if row["number"] == 3:
+                slow.set()
+                assert go.wait(60)
+            return super().load(row)
+
+    registry, life = ModelRegistry(store.home, store), Lifecycle(store)
+    found = stands.Stands(store, registry, life, Slow(store, registry), 0.01)
+
+    def until(alias: str, leaf: int, number: int) -> None:
+        for _ in range(1000):
+            stand = found.now(MODEL, alias)
+            if stand is not None and stand.leaf == leaf:
+                assert stand.serving is not None
+                assert stand.serving.number == number
+                return
+            time.sleep(0.01)
+        raise AssertionError(f"{alias} never stood by leaf {leaf}")
+
+    try:
+        assert found.ask(MODEL, "champion").result(30).number == 1
+        late = move(store, "challenger", 3)
+        assert slow.wait(30)
+        until("champion", move(store, "champion", 2), 2)
+        until("champion", move(store, "champion", 1), 1)
+        # Of the champion itself: it stands as before, and goes back at once.
+        asked = move(store, "shadow", 3)
+        move(store, "champion", 3)
+        until("champion", move(store, "champion", 2), 2)
+        first = found.ask(MODEL, "shadow")
+        assert found.now(MODEL, "challenger") is None
+        go.set()
+        assert first.result(30).number == 3
+        until("challenger", late, 3)
+        until("shadow", asked, 3)
+    finally:
+        go.set()
+        found.stop()
