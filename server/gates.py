@@ -131,9 +131,15 @@ def check(c: Connection, body: Body) -> None:
     """A check of `tacit.server.lifecycle.Lifecycle`: asked with a move's leaf, before it is made.
 
     Raises:
-        ConfigError: a gate guards the alias and doesn't say "pass"; or a rollback calls itself
-            automatic, and no gate asks for it.
+        ConfigError: a gate guards the alias and doesn't say "pass"; a rollback calls itself
+            automatic, and no gate asks for it; or what is named as evidence is none.
     """
+    _check_gate(c, body)
+    if body["evidence"]:
+        followed(c).check_evidence(body)
+
+
+def _check_gate(c: Connection, body: Body) -> None:
     champion = named(c, body["model"], body["alias"])
     if body.get("automatic"):
         followed(c).check_fallback(body, champion)

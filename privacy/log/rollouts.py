@@ -9,7 +9,8 @@ guards an alias, a DEPLOY that isn't forced rests on evidence that recomputes to
 ``windows`` evaluations of each version in one rollout that was planned after the gate was set, and
 after the alias last fell back. An automatic ROLLBACK rests on the newest ``fallback_rounds``
 evaluations of the version that the alias named, all of them since it was moved there, each clearly
-beyond the gate's floor or ceiling.
+beyond the gate's floor or ceiling. What any other move names as evidence are evaluations of
+rollouts of that model.
 
 It doesn't guarantee that counts are what clients counted: see `tacit.privacy.log.verify`.
 """
@@ -155,6 +156,10 @@ class Rollouts:
         trail = life.aliases.get((model, alias), NEVER)
         what = f"{model}@{alias}"
         try:
+            self.check_evidence(body)
+        except ConfigError as error:
+            yield f"{what}: {error.message}"
+        try:
             if body["kind"] == "DEPLOY":
                 self.check_move(body, trail.number)
                 return
@@ -173,6 +178,16 @@ class Rollouts:
         """The gate in force, with its leaf."""
         index, gate = self.gates.get((model, alias), (-1, None))
         return None if gate is None else (index, gate)
+
+    def check_evidence(self, body: Leaf) -> None:
+        """Raises `ConfigError` for a move that names as evidence what is none, gate or not."""
+        runs = [run for run in self.runs.values() if run.rollout.model == body["model"]]
+        known, named = {leaf for run in runs for leaf in run.releases}, body["evidence"]
+        if len(set(named)) != len(named) or not set(named) <= known:
+            raise ConfigError(
+                f"evidence={_listed(named)} isn't evaluations of rollouts of {body['model']}",
+                f"tacit gate show {body['model']}",
+            )
 
     def check_move(self, body: Leaf, champion: int | None) -> None:
         """Raises `ConfigError` for a DEPLOY past a gate, without its being forced.

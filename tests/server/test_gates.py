@@ -168,3 +168,10 @@ def test_arms_are_a_partition_of_the_cohort() -> None:
     # Six deviations of a binomial.
     assert (abs(sizes - [35_000, 10_000, 5_000]) < 6 * np.sqrt([10_500, 8_000, 4_500])).all()
     assert split([], arms, Randomness(None).source("arms")) == [[], [], []]
+
+
+def test_a_move_names_no_evidence_that_is_none(released: Store) -> None:
+    life = Lifecycle(released)
+    with pytest.raises(ConfigError, match="isn't evaluations of rollouts of tiny"):
+        life.move("tiny", "other", 1, expected=None, evidence=[0], **WHO)
+    assert life.current("tiny", "other") is None

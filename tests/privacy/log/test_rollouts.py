@@ -242,6 +242,19 @@ def test_only_a_fallback_of_the_model_asks_for_a_run_of_it(log: list[Body]) -> N
     assert any("which is no fallback" in found.problem for found in findings(bodies))
 
 
+@pytest.mark.parametrize("named", [[0], [9999], "charge", "twice"])
+def test_what_is_named_as_evidence_is_an_evaluation(log: list[Body], named: Any) -> None:
+    """Also where no gate asks for any."""
+    bodies = copy.deepcopy(log)
+    move, first = deployed(bodies), bodies.index(rolled(bodies, "RELEASE"))
+    given = {"charge": [bodies.index(rolled(bodies, "CHARGE"))], "twice": [first, first]}
+    move |= {"forced": True, "evidence": [first]}
+    assert findings(bodies) == []
+    move["evidence"] = named if isinstance(named, list) else given[named]
+    (found,) = findings(bodies)
+    assert "isn't evaluations of rollouts of tiny" in found.problem
+
+
 def test_rollouts_of_a_pair_are_counted_as_they_are_seen(log: list[Body]) -> None:
     """Planned all at once and run in any order, no two are decided as the same try."""
     plan, release = rolled(log, "PLAN"), rolled(log, "RELEASE")
