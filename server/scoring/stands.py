@@ -190,8 +190,8 @@ class Stands:
         ):
             self._tried = time.monotonic()
             failed = [k for k, load in self._loads.items() if load.done() and load.exception()]
-            for key in failed:
-                del self._loads[key]
+            for place in failed:
+                del self._loads[place]
         elif not any(self._loads[key].done() for key in self._pending):
             return
         stands: dict[Name, Stand] = {}
