@@ -15,7 +15,7 @@ from tacit import simulate
 from tacit.privacy.log import leaves
 from tacit.server import check
 from tacit.server import tables as t
-from tacit.server.erasure import affected
+from tacit.server.erasure import affected, report
 from tacit.server.erasure.affected import Affected
 from tacit.server.erasure.cases import Cases
 from tacit.server.home import Home
@@ -116,6 +116,8 @@ def test_of_a_round_under_way(store: Store, home: Home) -> None:
     found = find(store, 3)
     assert found.pending == [{"run": run, "round": 2}]
     assert not find(store, 4).pending
+    told = report.markdown(report.make(store, Cases(store).open(asked(3), "me")))
+    assert f"Round 2 of run {run} was under way" in told
     store.abandon_open_charges(run, "crash")
     assert not find(store, 3).pending
 

@@ -55,6 +55,8 @@ def test_it_verifies_at_every_stage(store: Store, run: str, cases: Cases, tmp_pa
         assert version["artifact"] in said
     for row in made["files"]["closed"]["choice"]["evidence"]:
         assert row["epsilon"] is None or f"{row['epsilon']:.4g}" in said
+    assert made["files"]["closed"]["runs"] == [run]
+    assert f"Whatever run {run} released after that, or releases yet, came of it too" in said
     assert "came from a seed" in said
     assert "by elimination" in said
     with pytest.raises(StorageError, match="there already"):
