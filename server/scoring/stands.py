@@ -3,10 +3,12 @@
 Guarantees: an alias's stand is swapped whole, after what it names is loaded and checked; whoever
 holds the stand before goes on with it. If what an alias names can't be loaded, the newest version
 that it could be rolled back to answers in its place, and the stand, the log and every answer say
-so. What an alias was rolled back from, and what was retired, never answers for it.
+so. What an alias was rolled back from, and what was retired, never answers for it once that move is
+followed.
 
 Versions are loaded beside: while one takes long, as its graph is made, its alias stands as before,
-and the moves of all others, and back, are followed.
+and the moves of all others are followed. The version that an alias could be rolled back to is loaded
+with it, so that going back waits for none; a rollback to an older one does.
 
 What stands is as new as the last look at the ledger, `Settings.look` ago: an answer's receipt
 names the move that it knew of.
