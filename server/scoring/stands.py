@@ -7,8 +7,8 @@ so. What an alias was rolled back from, and what was retired, never answers for 
 followed.
 
 Versions are loaded beside: while one takes long, as its graph is made, its alias stands as before,
-and the moves of all others are followed. The version that an alias could be rolled back to is loaded
-with it, so that going back waits for none; a rollback to an older one does.
+and the moves of all others are followed. The version that an alias could be rolled back to is
+loaded with it, so that going back waits for none; a rollback to an older one does.
 
 What stands is as new as the last look at the ledger, `Settings.look` ago: an answer's receipt
 names the move that it knew of.
