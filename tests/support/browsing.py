@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 import uvicorn
 from selenium import webdriver
+from selenium.common.exceptions import WebDriverException
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.expected_conditions import staleness_of
@@ -85,7 +86,8 @@ class Browser:
         """Waits until what is done within has led to another page."""
         before = self.driver.find_element(By.TAG_NAME, "html")
         yield
-        wait = WebDriverWait(self.driver, 60)
+        # Between two pages chromedriver may answer with an error of its own, not that it is stale.
+        wait = WebDriverWait(self.driver, 60, ignored_exceptions=(WebDriverException,))
         wait.until(staleness_of(before))
         loaded = "return document.readyState"
         wait.until(lambda driver: driver.execute_script(loaded) == "complete")
