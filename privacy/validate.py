@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Collection
+from typing import Any
 
 from tacit.privacy.errors import ConfigError
 
@@ -50,6 +52,21 @@ def at_least(name: str, value: int, low: int) -> None:
         raise ConfigError(f"{name}={value} must be a whole number")
     if value < low:
         raise ConfigError(f"{name}={value} must be at least {low}")
+
+
+def limits(prefix: str, value: Any) -> None:
+    """Refuses a dataclass of limits with a count below 1, or another number that isn't above 0.
+
+    Args:
+        prefix: of its fields' names.
+        value: the dataclass; a field is a count if its default is a whole number.
+    """
+    for each in dataclasses.fields(value):
+        name, found = f"{prefix}.{each.name}", getattr(value, each.name)
+        if isinstance(each.default, int):
+            at_least(name, found, 1)
+        else:
+            positive(name, found)
 
 
 def one_of(name: str, value: str, allowed: Collection[str]) -> None:

@@ -20,17 +20,18 @@ import numpy as np
 
 from tacit.configs.spec import RunSpec
 from tacit.privacy import accountant, mechanisms
-from tacit.privacy.errors import BudgetError, ConfigError, RoundError, ShortfallError
+from tacit.privacy.errors import ConfigError, RoundError, ShortfallError
 from tacit.privacy.ledger import STATED
 from tacit.privacy.messages import EvaluateRequest, TrainRequest
 from tacit.privacy.noise import Floats, Randomness
 from tacit.privacy.plan import PrivacyPlan
 from tacit.privacy.secagg.directory import Directory
 from tacit.privacy.units import Evaluation
-from tacit.server import optimizer, review, telemetry
+from tacit.server import optimizer, telemetry
 from tacit.server import state as states
 from tacit.server.aggregate import Aggregate
 from tacit.server.aggregations import aggregation
+from tacit.server.attempts import Attempts
 from tacit.server.charges import Charge, Charges
 from tacit.server.legs import Legs
 from tacit.server.metrics import federated_metrics
@@ -119,44 +120,11 @@ class Coordinator:
             RoundError: a round ended without a release; its charges stand, and the run can
                 be resumed.
         """
-        identifier = self.run["id"]
-        if self.state.round == 0:
-            review.wait(self._charges, self._store, identifier, self.spec.budget.wait)
-        self._store.set_status(identifier, "running")
-        failures = 0
-        while self.state.round < self.spec.rounds:
-            number = self.state.round + 1
-            try:
-                self._charges.project(number, self._evaluates(number, "federated"))
-                result = self.step()
-            except BudgetError as refusal:
-                self._refused(number, refusal)
-                return
-            except RoundError as error:
-                short = isinstance(error, ShortfallError)
-                telemetry.round(0.0, 0, "shortfall" if short else "failed")
-                abandoned = self._store.abandon_open_charges(identifier, "abort")
-                self._charges.aborted(number, abandoned)
-                failures += 1
-                if short and failures < self.spec.attempts:
-                    log.warning("round %d, attempt %d: %s", number, failures, error)
-                    continue
-                self._store.set_status(identifier, "failed", error.message)
-                raise
-            failures = 0
-            yield result
-        self._store.set_status(identifier, "finished")
+        attempts = Attempts(self.run, self.spec, self._store, self._charges)
+        yield from attempts.rounds(lambda: self.state.round, self._project, self.step)
 
-    def _refused(self, number: int, refusal: BudgetError) -> None:
-        """Ends a run that may not spend more; raises if it never released anything."""
-        identifier = self.run["id"]
-        telemetry.round(0.0, 0, "refused")
-        self._charges.aborted(number, self._store.abandon_open_charges(identifier, "refused"))
-        status = "refused" if number == 1 else "stopped"
-        self._store.set_status(identifier, status, refusal.message)
-        if number == 1:
-            raise refusal
-        log.info("stopped after round %d: %s", self.state.round, refusal.message)
+    def _project(self, number: int) -> None:
+        self._charges.project(number, self._evaluates(number, "federated"))
 
     def step(self) -> RoundResult:
         """One round."""

@@ -30,7 +30,7 @@ from tacit.server import runs
 from tacit.server.lifecycle import CHAMPION, Lifecycle
 from tacit.server.registry import ModelRegistry
 from tacit.server.store import Store
-from tacit.tasks.task import Task
+from tacit.tasks.task import Task, load
 from tacit.tasks.task import plan as privacy_plan
 
 _PROBE = "to be retrained"
@@ -111,7 +111,7 @@ def propose(
     begun = runs.spec_of(store.run(row["run"]))
     spec = dataclasses.replace(begun, name=model, initial=name, seed=_unused(store, begun))
     spec = build.changed(spec, overrides)
-    found = task if task is not None else _load(spec)
+    found = task if task is not None else load(spec)
     population = spec.population or found.name
     allowed, refusal = fits(store, population, privacy_plan(found, spec), row["release"])
     planned = spec.rounds
@@ -209,9 +209,3 @@ def _unused(store: Store, begun: RunSpec) -> int | None:
         return None
     seeds = [runs.spec_of(run).seed for run in store.runs()]
     return 1 + max(seed for seed in (*seeds, begun.seed) if seed is not None)
-
-
-def _load(spec: RunSpec) -> Task:
-    from tacit.tasks.task import load
-
-    return load(spec)

@@ -25,7 +25,7 @@ import numpy as np
 
 from tacit.configs.spec import RunSpec
 from tacit.privacy import accountant, mechanisms
-from tacit.privacy.errors import BudgetError, ConfigError, RoundError, ShortfallError
+from tacit.privacy.errors import ConfigError, ShortfallError
 from tacit.privacy.intervals import Counts, metrics
 from tacit.privacy.messages import EvaluateRequest
 from tacit.privacy.noise import Randomness, Singles, Source
@@ -33,8 +33,9 @@ from tacit.privacy.plan import PrivacyPlan
 from tacit.privacy.rollouts import Arm, RolloutPlan
 from tacit.privacy.secagg.directory import Directory
 from tacit.privacy.units import Evaluation
-from tacit.server import review, telemetry, watch
+from tacit.server import telemetry, watch
 from tacit.server.aggregations import aggregation
+from tacit.server.attempts import Attempts
 from tacit.server.charges import Charge, Charges
 from tacit.server.legs import Legs
 from tacit.server.lifecycle import Move
@@ -167,35 +168,11 @@ class Rollout:
             RoundError: a round ended without a release; its charges stand, and the run can
                 be resumed.
         """
-        identifier = self.run["id"]
-        if self.round == 0:
-            review.wait(self._charges, self._store, identifier, self.spec.budget.wait)
-        if self._fell_back():
-            return
-        self._store.set_status(identifier, "running")
-        failures = 0
-        while self.round < self.spec.rounds:
-            number = self.round + 1
-            try:
-                self._charges.project(number, evaluates=True, trains=False)
-                result = self.step()
-            except BudgetError as refusal:
-                self._refused(number, refusal)
-                return
-            except RoundError as error:
-                failures += 1
-                short = isinstance(error, ShortfallError)
-                self._failed(number, short)
-                if short and failures < self.spec.attempts:
-                    log.warning("round %d, attempt %d: %s", number, failures, error)
-                    continue
-                self._store.set_status(identifier, "failed", error.message)
-                raise
-            failures = 0
-            yield result
-            if self._fell_back():
-                return
-        self._store.set_status(identifier, "finished")
+        attempts = Attempts(self.run, self.spec, self._store, self._charges)
+        yield from attempts.rounds(lambda: self.round, self._project, self.step, self._fell_back)
+
+    def _project(self, number: int) -> None:
+        self._charges.project(number, evaluates=True, trains=False)
 
     def step(self) -> RolloutResult:
         """One round."""
@@ -321,21 +298,6 @@ class Rollout:
         said = f"{self.rollout.alias} fell back, by leaf {self.fallback.leaf}"
         self._store.set_status(self.run["id"], "stopped", said)
         return True
-
-    def _failed(self, number: int, short: bool) -> None:
-        telemetry.round(0.0, 0, "shortfall" if short else "failed")
-        abandoned = self._store.abandon_open_charges(self.run["id"], "abort")
-        self._charges.aborted(number, abandoned)
-
-    def _refused(self, number: int, refusal: BudgetError) -> None:
-        """Ends a rollout that may not spend more; raises if it never released anything."""
-        telemetry.round(0.0, 0, "refused")
-        identifier = self.run["id"]
-        self._charges.aborted(number, self._store.abandon_open_charges(identifier, "refused"))
-        self._store.set_status(identifier, "refused" if number == 1 else "stopped", refusal.message)
-        if number == 1:
-            raise refusal
-        log.info("stopped after round %d: %s", self.round, refusal.message)
 
 
 def split(cohort: list[int], arms: tuple[Arm, ...], source: Source) -> list[list[int]]:

@@ -9,12 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import logging
 import math
-import secrets
 from collections.abc import Iterator, Sequence
-from datetime import UTC, datetime
 
 import numpy as np
 from scipy import stats
@@ -133,22 +130,15 @@ def create(spec: RunSpec, rollout: RolloutPlan, task: Task, store: Store) -> Row
     versions = Versions(task, spec, store, rollout.model)
     for one in rollout.arms:
         versions.parameters(one)
-    identifier = f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
-    store.create_run(
-        {
-            "id": identifier,
-            "name": rollout.model,
-            "population": spec.population or task.name,
-            "spec": json.dumps(spec.to_dict()),
-            "spec_digest": spec.digest(),
-            "plan": json.dumps(made.to_json()),
-            "plan_digest": made.digest(),
-            "code": runs.code_version(),
-        },
+    return runs.add(
+        rollout.model,
+        spec,
+        made,
+        task,
+        store,
         rollout=rollout.to_json(),
         guard=lambda c, at: _check_champion(c, rollout),
     )
-    return store.run(identifier)
 
 
 @contextlib.contextmanager
@@ -174,23 +164,9 @@ def opened(
         StorageError: another process holds the run, or it is over.
         ConfigError: the task isn't the one the run was started with, or it isn't a rollout.
     """
-    found = runs.spec_of(run)
-    made = privacy_plan(task, found)
-    if made.digest() != run["plan_digest"]:
-        raise ConfigError(
-            f"run={run['id']} was started under privacy plan {run['plan_digest'][:12]}, and this "
-            f"task makes it {made.digest()[:12]}",
-            "resume with the task it was started with",
-        )
     model = planned(store, run["id"]).model
-    home.run(run["id"])
-    lock = f"runs/{run['id']}/lock"
-    with home.lock(lock, busy=f"run={run['id']} is held by another process"):
-        fresh = store.run(run["id"])
-        if fresh["status"] == "finished":
-            raise StorageError(f"run={run['id']} is finished; there is nothing to resume")
-        versions = Versions(task, found, store, model)
-        yield Rollout(fresh, found, made, versions, store, legs, directory)
+    with runs.held(run, task, store, home) as (fresh, spec, plan):
+        yield Rollout(fresh, spec, plan, Versions(task, spec, store, model), store, legs, directory)
 
 
 def check_sizes(plan: PrivacyPlan, rollout: RolloutPlan) -> None:

@@ -12,9 +12,11 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from tacit.configs.spec import RunSpec
 from tacit.privacy.errors import ConfigError, StorageError
+from tacit.privacy.plan import PrivacyPlan
 from tacit.privacy.secagg.directory import Directory
 from tacit.server import initial
 from tacit.server.coordinator import Coordinator
@@ -44,11 +46,26 @@ def create(spec: RunSpec, task: Task, store: Store, cause: int | None = None) ->
     """A new run's row, committed; ``cause`` is the leaf of the fallback that asked for it."""
     spec, begins = initial.settled(spec, task, store)
     plan = privacy_plan(task, spec)
+    name = spec.name or task.name
+    return add(name, spec, plan, task, store, initial=begins, cause=cause)
+
+
+def add(name: str, spec: RunSpec, plan: PrivacyPlan, task: Task, store: Store, **more: Any) -> Row:
+    """Adds a run's row and its PLAN leaf.
+
+    Args:
+        name: of the model.
+        spec: its configuration.
+        plan: that the task and the configuration make.
+        task: what is learned.
+        store: where to.
+        more: as `Store.create_run`.
+    """
     identifier = f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
     store.create_run(
         {
             "id": identifier,
-            "name": spec.name or task.name,
+            "name": name,
             "population": spec.population or task.name,
             "spec": json.dumps(spec.to_dict()),
             "spec_digest": spec.digest(),
@@ -56,8 +73,7 @@ def create(spec: RunSpec, task: Task, store: Store, cause: int | None = None) ->
             "plan_digest": plan.digest(),
             "code": code_version(),
         },
-        initial=begins,
-        cause=cause,
+        **more,
     )
     return store.run(identifier)
 
@@ -96,6 +112,21 @@ def coordinator(
         StorageError: another process holds the run.
         ConfigError: the task isn't the one the run was started with.
     """
+    with held(run, task, store, home) as (fresh, spec, plan):
+        model = GlobalModel(task, spec, initial.begun(fresh, task, spec, store))
+        yield Coordinator(fresh, spec, plan, model, store, legs, directory)
+
+
+@contextlib.contextmanager
+def held(
+    run: Row, task: Task, store: Store, home: Home
+) -> Iterator[tuple[Row, RunSpec, PrivacyPlan]]:
+    """A run that nobody else works on within the block: its row as it is now, and its plan.
+
+    Raises:
+        StorageError: another process holds the run, or it is over.
+        ConfigError: the task isn't the one the run was started with.
+    """
     spec = spec_of(run)
     plan = privacy_plan(task, spec)
     if plan.digest() != run["plan_digest"]:
@@ -110,12 +141,4 @@ def coordinator(
         fresh = store.run(run["id"])
         if fresh["status"] == "finished":
             raise StorageError(f"run={run['id']} is finished; there is nothing to resume")
-        yield Coordinator(
-            fresh,
-            spec,
-            plan,
-            GlobalModel(task, spec, initial.begun(fresh, task, spec, store)),
-            store,
-            legs,
-            directory,
-        )
+        yield fresh, spec, plan

@@ -26,14 +26,13 @@ import onnx
 import onnxruntime
 import torch
 from onnx import numpy_helper
-from onnxruntime.capi import onnxruntime_pybind11_state as _state
 from torch import Tensor, nn
 from torch.func import functional_call
 
 from tacit.configs.spec import RunSpec
 from tacit.privacy.errors import ModelError
 from tacit.protocol.manifest import OPSET
-from tacit.tasks.device import operators
+from tacit.tasks.device import operators, runtime
 from tacit.tasks.device.bundle import shapes
 from tacit.tasks.device.tracing import REFUSED, quiet, refusal, tidied
 from tacit.tasks.task import Task, make_model
@@ -41,15 +40,6 @@ from tacit.tasks.task import Task, make_model
 Array = np.ndarray
 TOLERANCE = 1e-5
 INPUTS, OUTPUTS = "inputs", "outputs"
-# What onnxruntime raises.
-FAILED = (
-    _state.Fail,
-    _state.InvalidArgument,
-    _state.InvalidGraph,
-    _state.InvalidProtobuf,
-    _state.NotImplemented,
-    _state.RuntimeException,
-)
 _ROWS = 5
 
 
@@ -104,8 +94,10 @@ class Graph:
         parts = [inputs[at : at + step] for at in range(0, len(inputs), step)]
         try:
             made = [self.runtime.run([OUTPUTS], {INPUTS: part}, options)[0] for part in parts]
-        except FAILED as error:
-            raise ModelError(f"the graph can't score these records: {_said(error)}") from error
+        except runtime.FAILED as error:
+            raise ModelError(
+                f"the graph can't score these records: {runtime.said(error):.200}"
+            ) from error
         return np.concatenate(made) if len(made) > 1 else np.asarray(made[0])
 
 
@@ -154,7 +146,7 @@ def graph(task: Task, spec: RunSpec, arrays: Mapping[str, Array], made: Template
         model.load_state_dict(state)
     except RuntimeError as error:
         raise ModelError(
-            f"the version isn't of task {task.name}'s model: {_said(error)}",
+            f"the version isn't of task {task.name}'s model: {runtime.said(error):.200}",
             "give the task that it was trained with",
         ) from error
     data = _bound(made, model)
@@ -171,18 +163,12 @@ def graph(task: Task, spec: RunSpec, arrays: Mapping[str, Array], made: Template
 
 
 def session(data: bytes) -> onnxruntime.InferenceSession:
-    """A graph in onnxruntime, on the caller's thread alone.
+    """A graph as it answers; what is refused is told by its error, not by a line of a log.
 
     Raises:
         ModelError: onnxruntime can't load it.
     """
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.log_severity_level = 4
-    try:
-        return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
-    except FAILED as error:
-        raise ModelError(f"onnxruntime can't load the graph: {_said(error)}") from error
+    return runtime.session(data, severity=4)
 
 
 def made_up(like: Tensor, rows: int, seed: int, spread: float = 1.0) -> Tensor:
@@ -307,7 +293,3 @@ def _cases(made: Graph) -> Iterator[Tensor]:
     yield made_up(like, _ROWS, seed=1)
     yield made_up(like, 1, seed=2, spread=0.1)
     yield made_up(like, 2 * _ROWS, seed=3, spread=4.0)
-
-
-def _said(error: Exception) -> str:
-    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]:.200}"

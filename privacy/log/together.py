@@ -31,14 +31,20 @@ def tables(runs: Sequence[tuple[str, Charged]]) -> list[dict[str, Any]]:
     for name in names:
         totals = [run.whole() for population, run in runs if population == name and run.charges]
         keys = sorted({key for total in totals for key in total.rows()}, key=repr)
-        rows = [_row(key, totals) for key in keys]
+        deltas = {key: min(total.deltas[key.unit] for total in totals) for key in keys}
+        rows = [row(key, totals, deltas[key]) for key in keys]
         made.append({"population": name, "runs": len(totals), "rows": rows})
     return made
 
 
-def _row(key: ClaimKey, totals: Sequence[Spending]) -> dict[str, Any]:
-    """A row that one of the runs doesn't claim isn't claimed."""
-    delta = min(total.deltas[key.unit] for total in totals)
+def row(key: ClaimKey, totals: Sequence[Spending], delta: float) -> dict[str, Any]:
+    """One row over several runs; what one of them doesn't claim isn't claimed.
+
+    Args:
+        key: of the row.
+        totals: what each run was charged.
+        delta: at which epsilon is stated.
+    """
     accountant = Accountant(delta)
     parts = [total.composed(key) for total in totals]
     for event in (e for part in parts if part is not None for e in part):

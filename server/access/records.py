@@ -219,6 +219,7 @@ class Recorder:
                 return
             groups[0].error = error
         except BaseException as error:
+            # Whoever shares the commit waits in another thread, and mustn't take it for written.
             for group in groups:
                 group.error = error
             raise

@@ -40,7 +40,6 @@ ROUTES: tuple[APIRouter, ...] = (
     tokens.router,
     accesses.router,
 )
-DASHBOARD: APIRouter | None = dashboard.router
 
 
 def make_app(
@@ -101,7 +100,6 @@ def make_app(
             responses=describe.RESPONSES,
             dependencies=[Depends(describe.strict)],
         )
-    if DASHBOARD is not None:
-        app.include_router(DASHBOARD)
+    app.include_router(dashboard.router)
     describe.described(app)
     return app

@@ -41,7 +41,7 @@ from tacit.server.api.settings import Settings
 from tacit.server.lifecycle import Lifecycle
 from tacit.server.registry import ModelRegistry
 from tacit.server.store import Store
-from tacit.server.views.models import Sees, everything
+from tacit.server.views.models import Sees, everything, exists
 
 T = TypeVar("T")
 # Path parameters that name a model.
@@ -177,6 +177,12 @@ async def place(request: Request, caller: Known) -> Place:
 
 
 Here = Annotated[Place, Depends(place)]
+
+
+def known(here: Place, name: str) -> None:
+    """Raises `MissingError` for a model that isn't in a place."""
+    if not exists(here.store, name):
+        raise problems.missing()
 
 
 def allowed(action: str) -> Callable[..., Awaitable[Caller]]:

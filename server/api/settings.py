@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass, field
 
 from tacit.privacy import validate
@@ -40,12 +39,7 @@ class Limits:
     seal_rows: int = 10_000
 
     def __post_init__(self) -> None:
-        for each in dataclasses.fields(self):
-            name, value = f"limits.{each.name}", getattr(self, each.name)
-            if isinstance(each.default, int):
-                validate.at_least(name, value, 1)
-            else:
-                validate.positive(name, value)
+        validate.limits("limits", self)
 
 
 @dataclass(frozen=True, slots=True)

@@ -66,6 +66,17 @@ class Case:
         """The client's number; None once the case is closed."""
         return None if self.state not in OPEN else int(self.body["opened"]["client"])
 
+    def brief(self) -> dict[str, Any]:
+        """Where it stands, without whose it is."""
+        chosen = self.body.get("choice") or self.body.get("closed", {}).get("choice") or {}
+        return {
+            "case": self.id,
+            "population": self.population,
+            "state": self.state,
+            "choice": chosen.get("choice"),
+            "leaves": self.body["leaves"],
+        }
+
 
 class Cases:
     """The cases of a home.

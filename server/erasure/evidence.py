@@ -23,8 +23,9 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from tacit.privacy.accountant import Accountant, version
-from tacit.privacy.ledger import ClaimKey, Spending
+from tacit.privacy.accountant import version
+from tacit.privacy.ledger import Spending
+from tacit.privacy.log import together
 from tacit.server import tables as t
 
 Leaf = dict[str, Any]
@@ -49,25 +50,9 @@ def rows(c: Connection, population: str, own: Collection[int], before: int) -> l
     for key in sorted(keys, key=repr):
         totals = every if key.amplified else taken
         assert delta is not None
-        found.append(_row(key, totals, delta))
+        charged = [total for total in totals if total.rows()]
+        found.append({**together.row(key, charged, delta), "accountant": version()})
     return found
-
-
-def _row(key: ClaimKey, totals: list[Spending], delta: float) -> Leaf:
-    accountant = Accountant(delta)
-    parts = [total.composed(key) for total in totals if total.rows()]
-    claimed = None not in parts
-    for event in (event for part in parts if part is not None for event in part):
-        accountant.compose(event)
-    return {
-        "unit": key.unit,
-        "adversary": key.adversary,
-        "amplified": key.amplified,
-        "epsilon": accountant.epsilon() if claimed else None,
-        "delta": delta,
-        "method": accountant.method if claimed else None,
-        "accountant": version(),
-    }
 
 
 def _spent(

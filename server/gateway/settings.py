@@ -82,12 +82,7 @@ class Limits:
     renewals: float = 60.0
 
     def __post_init__(self) -> None:
-        for each in dataclasses.fields(self):
-            name, value = f"limits.{each.name}", getattr(self, each.name)
-            if isinstance(each.default, int):
-                validate.at_least(name, value, 1)
-            else:
-                validate.positive(name, value)
+        validate.limits("limits", self)
         if not 4 * KIB <= self.max_frame <= 4 * MIB - 1:
             raise ConfigError(
                 f"limits.max_frame={self.max_frame} must be in [4096, 4194303]",

@@ -21,53 +21,56 @@ Started = Callable[["Row", "RunSpec"], None]
 Progress = Callable[["RoundResult"], None]
 
 
+class _Run:
+    """One run's bar, and where there is no terminal its lines on stderr."""
+
+    def __init__(self, console: Console, bars: Bars, what: str) -> None:
+        self._console, self._bars, self._what = console, bars, what
+        self._task = bars.add_task("starting", total=None, shown="")
+        self.rounds = 1
+
+    def started(self, run: Row, spec: RunSpec) -> None:
+        """Tells that it begins."""
+        self.rounds = spec.rounds
+        done = run["round"]
+        self._bars.update(self._task, description=run["name"], total=self.rounds, completed=done)
+        if not self._console.is_terminal:
+            print(f"{self._what} {run['id']}: {self.rounds} rounds", file=sys.stderr)
+
+    def at(self, number: int, shown: str, told: bool = True) -> None:
+        """Tells of a released round; ``told`` is whether it has a line of its own."""
+        self._bars.update(self._task, completed=number, shown=shown)
+        if told and not self._console.is_terminal:
+            print(f"round {number}/{self.rounds}: {shown}", file=sys.stderr)
+
+
 @contextlib.contextmanager
 def rounds_bar() -> Iterator[tuple[Started, Progress]]:
     """One run's rounds, with accuracy and epsilon."""
     with _bars() as (console, bars):
-        task = bars.add_task("starting", total=None, shown="")
-        rounds = 1
-
-        def started(run: Row, spec: RunSpec) -> None:
-            nonlocal rounds
-            rounds = spec.rounds
-            bars.update(task, description=run["name"], total=rounds, completed=run["round"])
-            if not console.is_terminal:
-                print(f"run {run['id']}: {rounds} rounds", file=sys.stderr)
+        run = _Run(console, bars, "run")
 
         def progress(result: RoundResult) -> None:
-            shown = _shown(result.metrics, result.epsilon)
-            bars.update(task, completed=result.round, shown=shown)
-            tenth = max(1, rounds // 10)
-            if not console.is_terminal and (result.round % tenth == 0 or result.round == 1):
-                print(f"round {result.round}/{rounds}: {shown}", file=sys.stderr)
+            tenth = max(1, run.rounds // 10)
+            often = result.round % tenth == 0 or result.round == 1
+            run.at(result.round, _shown(result.metrics, result.epsilon), often)
 
-        yield started, progress
+        yield run.started, progress
 
 
 @contextlib.contextmanager
 def rollout_bar() -> Iterator[tuple[Started, Callable[[RolloutResult], None]]]:
     """One rollout's rounds, with what each arm released."""
     with _bars() as (console, bars):
-        task = bars.add_task("starting", total=None, shown="")
-        rounds = 1
-
-        def started(run: Row, spec: RunSpec) -> None:
-            nonlocal rounds
-            rounds = spec.rounds
-            bars.update(task, description=run["name"], total=rounds, completed=run["round"])
-            if not console.is_terminal:
-                print(f"rollout {run['id']}: {rounds} rounds", file=sys.stderr)
+        run = _Run(console, bars, "rollout")
 
         def progress(result: RolloutResult) -> None:
             shown = ", ".join(
                 f"@{arm.arm.number} accuracy {arm.metrics['accuracy']:.3f}" for arm in result.arms
             )
-            bars.update(task, completed=result.round, shown=shown)
-            if not console.is_terminal:
-                print(f"round {result.round}/{rounds}: {shown}", file=sys.stderr)
+            run.at(result.round, shown)
 
-        yield started, progress
+        yield run.started, progress
 
 
 class SweepBars:

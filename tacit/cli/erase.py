@@ -27,9 +27,9 @@ def list_(as_json: JsonOption = False, home: HomeOption = None) -> None:
 
     found = Cases(open_store(home)).list()
     if as_json:
-        print_json([_brief(case) for case in found])
+        print_json([case.brief() for case in found])
         return
-    rows = [_brief(case) for case in found]
+    rows = [case.brief() for case in found]
     columns = ["case", "population", "state", "choice", "leaves"]
     print_table("withdrawals", columns, [[row[name] for name in columns] for row in rows])
 
@@ -66,7 +66,7 @@ def show(case: CaseArgument, as_json: JsonOption = False, home: HomeOption = Non
 
     store = open_store(home)
     found = Cases(store).get(case)
-    said = _brief(found) if found.client is None else _open(store, found)
+    said = found.brief() if found.client is None else _open(store, found)
     said["file"] = found.body.get("closed")
     if as_json:
         print_json(said)
@@ -123,7 +123,7 @@ def close(
 
     made = Cases(open_store(home)).close(case, actors.current(), anyway, everyone)
     if as_json:
-        print_json({**_brief(made), "file": made.body.get("closed")})
+        print_json({**made.brief(), "file": made.body.get("closed")})
         return
     print(f"case {made.id} is closed by leaf {made.body['leaves']['closed']}")
     for alias in made.body["closed"]["aliases"]:
@@ -162,7 +162,7 @@ def forget(case: CaseArgument, as_json: JsonOption = False, home: HomeOption = N
 
     made = Cases(open_store(home)).forget(case)
     if as_json:
-        print_json(_brief(made))
+        print_json(made.brief())
     else:
         print(f"case {made.id} is forgotten; its leaves stay")
 
@@ -190,24 +190,13 @@ def _asked(
     return proof.without(store, *proof.named(str(without)), reason)
 
 
-def _brief(case: Case) -> dict[str, Any]:
-    chosen = case.body.get("choice") or case.body.get("closed", {}).get("choice") or {}
-    return {
-        "case": case.id,
-        "population": case.population,
-        "state": case.state,
-        "choice": chosen.get("choice"),
-        "leaves": case.body["leaves"],
-    }
-
-
 def _open(store: Store, case: Case) -> dict[str, Any]:
     """An open case, with what its client took part in as of now."""
     from tacit.server.erasure.cases import Cases
 
     now = Cases(store).affected(case.id)
     return {
-        **_brief(case),
+        **case.brief(),
         "client": case.client,
         "asked": case.body["opened"]["asked"]["kind"],
         "found": now.to_json(),

@@ -18,7 +18,6 @@ import numpy as np
 import onnxruntime
 import torch
 from numpy.typing import NDArray
-from onnxruntime.capi import onnxruntime_pybind11_state as _state
 from opacus.grad_sample import GradSampleModule
 from torch import Tensor, nn
 
@@ -27,19 +26,12 @@ from tacit.privacy.mechanisms import MARGIN
 from tacit.privacy.messages import Vector
 from tacit.protocol.manifest import DeviceGraph, Manifest
 from tacit.tasks import vector
+from tacit.tasks.device import runtime
 from tacit.tasks.task import Task
 
 TOLERANCE = 1e-5
 # Of the whole sum's norm: a tensor whose gradient is nothing but rounding has no scale.
 _FLOOR = 1e-6
-_FAILED = (
-    _state.Fail,
-    _state.InvalidArgument,
-    _state.InvalidGraph,
-    _state.InvalidProtobuf,
-    _state.NotImplemented,
-    _state.RuntimeException,
-)
 _Array = NDArray[np.generic]
 _Wide = NDArray[np.float64]
 
@@ -61,13 +53,7 @@ def session(step: DeviceGraph) -> onnxruntime.InferenceSession:
     Raises:
         ModelError: onnxruntime can't load it.
     """
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-    try:
-        return onnxruntime.InferenceSession(step.graph, options, providers=["CPUExecutionProvider"])
-    except _FAILED as error:
-        raise ModelError(f"onnxruntime can't load the graph: {_said(error)}") from error
+    return runtime.session(step.graph)
 
 
 def made_up(like: Tensor, rows: int, seed: int) -> Tensor:
@@ -173,8 +159,8 @@ def run(
         made: list[np.ndarray] = runtime.run(
             outputs, {name: feed for name, feed in named.items() if name in wanted}
         )
-    except _FAILED as error:
-        raise ModelError(f"onnxruntime can't run the graph: {_said(error)}") from error
+    except runtime.FAILED as error:
+        raise ModelError(f"onnxruntime can't run the graph: {runtime.said(error)}") from error
     return made
 
 
@@ -217,7 +203,9 @@ def _opacus(task: Task, model: nn.Module, start: Vector, x: Tensor, y: Tensor) -
             warnings.filterwarnings("ignore", message="Full backward hook is firing")
             torch.autograd.backward(task.loss(module(x), y))
     except (NotImplementedError, RuntimeError, ValueError, IndexError) as error:
-        raise ModelError(f"Opacus can't take the model's gradients: {_said(error)}") from error
+        raise ModelError(
+            f"Opacus can't take the model's gradients: {runtime.said(error)}"
+        ) from error
     taken = []
     for name, parameter in twin.named_parameters():
         if not parameter.requires_grad:
@@ -227,7 +215,3 @@ def _opacus(task: Task, model: nn.Module, start: Vector, x: Tensor, y: Tensor) -
             raise ModelError(f"parameter {name} gets no per-example gradients")
         taken.append(grads.reshape(len(x), -1).double())
     return torch.cat(taken, dim=1).numpy()
-
-
-def _said(error: Exception) -> str:
-    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"

@@ -27,7 +27,7 @@ class MlflowServer:
     def __init__(self, folder: Path) -> None:
         program = ENVIRONMENT / "bin" / "mlflow"
         if not program.exists():
-            pytest.skip("make build/ecosystem/.ready installs an MLflow server")
+            pytest.fail("make build/ecosystem/.ready installs an MLflow server")
         with socket.socket() as s:
             s.bind(("127.0.0.1", 0))
             self.port = s.getsockname()[1]

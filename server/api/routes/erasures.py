@@ -103,7 +103,7 @@ Eraser = Annotated[Caller, Depends(eraser)]
 )
 def cases(here: Here) -> dict[str, Any]:
     """The cases."""
-    return {"cases": [_brief(case) for case in Cases(here.store).list()]}
+    return {"cases": [case.brief() for case in Cases(here.store).list()]}
 
 
 @router.post("/erasures", response_model=CaseShape, status_code=201)
@@ -159,19 +159,8 @@ def reported(case: Id, here: Here) -> dict[str, Any]:
     return {"text": report.markdown(made), "report": made}
 
 
-def _brief(case: Case) -> dict[str, Any]:
-    chosen = case.body.get("choice") or case.body.get("closed", {}).get("choice") or {}
-    return {
-        "case": case.id,
-        "population": case.population,
-        "state": case.state,
-        "choice": chosen.get("choice"),
-        "leaves": case.body["leaves"],
-    }
-
-
 def _shown(store: Store, case: Case) -> dict[str, Any]:
-    said = _brief(case)
+    said = case.brief()
     if case.client is None:
         return {**said, "file": case.body.get("closed")}
     now = Cases(store).affected(case.id)

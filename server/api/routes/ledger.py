@@ -9,6 +9,7 @@ Who may not know of all models gets neither the bundle nor the verifier's findin
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -177,14 +178,11 @@ def export(
     try:
         # Written before it is sent: a slow taker mustn't hold the database's old state, and what
         # can't be exported is an answer rather than half a file. Nobody else can open it.
-        with explained("the bundle can't be written"):
-            file = tempfile.TemporaryFile(dir=here.store.home.root)  # noqa: SIM115
-            try:
-                said = exports.write(here.store, file, artifacts)
-                length = file.tell()
-            except BaseException:
-                file.close()
-                raise
+        with explained("the bundle can't be written"), contextlib.ExitStack() as failing:
+            file = failing.enter_context(tempfile.TemporaryFile(dir=here.store.home.root))
+            said = exports.write(here.store, file, artifacts)
+            length = file.tell()
+            failing.pop_all()
     finally:
         turn.release()
     headers = {

@@ -17,7 +17,7 @@ from tacit.privacy.errors import AccessError
 from tacit.server import lineage as lines
 from tacit.server.access.roles import Caller
 from tacit.server.api import problems
-from tacit.server.api.context import Here, allowed, recorded, sees
+from tacit.server.api.context import Here, allowed, known, recorded, sees
 from tacit.server.api.shapes import (
     MOST,
     Alias,
@@ -76,7 +76,7 @@ def list_(caller: Reader, here: Here) -> dict[str, Any]:
 )
 def versions(name: Name, here: Here, start: First = 1, limit: Limit = 100) -> dict[str, Any]:
     """A model's versions in order, page by page."""
-    _known(here, name)
+    known(here, name)
     rows, more = views.versions(here.store, name, start, limit)
     return {"versions": rows, "next": more}
 
@@ -88,7 +88,7 @@ def versions(name: Name, here: Here, start: First = 1, limit: Limit = 100) -> di
 )
 def history(name: Name, here: Here, number: OfNumber = None) -> dict[str, Any]:
     """The life of a model, or of one version: moves of aliases, gates, retirements."""
-    _known(here, name)
+    known(here, name)
     return {"history": views.history(here.lifecycle, name, number)}
 
 
@@ -99,7 +99,7 @@ def history(name: Name, here: Here, number: OfNumber = None) -> dict[str, Any]:
 )
 def aliases(name: Name, here: Here) -> dict[str, Any]:
     """The aliases that name a version."""
-    _known(here, name)
+    known(here, name)
     return {"aliases": views.aliases(here.lifecycle, name)}
 
 
@@ -110,7 +110,7 @@ def aliases(name: Name, here: Here) -> dict[str, Any]:
 )
 def alias(name: Name, alias: Alias, here: Here) -> dict[str, Any]:
     """What an alias names, and what a change of it has to expect."""
-    _known(here, name)
+    known(here, name)
     return _state(name, alias, here.lifecycle.current(name, alias))
 
 
@@ -119,7 +119,7 @@ def change(
     name: Name, alias: Alias, change: Change, caller: Operator, here: Here
 ) -> dict[str, Any]:
     """Points an alias at a version, if its newest move is the one that the caller expects."""
-    _known(here, sees(caller, name))
+    known(here, sees(caller, name))
     moved = here.lifecycle.move(
         name,
         alias,
@@ -136,7 +136,7 @@ def change(
 @router.post("/models/{name}/aliases/{alias}/rollback", response_model=AliasState)
 def rollback(name: Name, alias: Alias, back: Back, caller: Operator, here: Here) -> dict[str, Any]:
     """Points an alias back at a version that it named before."""
-    _known(here, sees(caller, name))
+    known(here, sees(caller, name))
     moved = here.lifecycle.rollback(
         name,
         alias,
@@ -225,7 +225,7 @@ def envelope(name: Name, number: Number, here: Here) -> Response:
 @router.post("/models/{name}/versions/{number}/retire", response_model=Retired)
 def retire(name: Name, number: Number, why: Why, caller: Operator, here: Here) -> dict[str, Any]:
     """Ends a version's life: no alias may name it again."""
-    _known(here, sees(caller, name))
+    known(here, sees(caller, name))
     leaf = here.lifecycle.retire(name, number, actor=caller.name, reason=why.reason)
     return {"name": name, "number": number, "leaf": leaf}
 
@@ -250,12 +250,6 @@ def _row(here: Here, name: str, number: int) -> Row:
     for row in here.store.versions(name=name, number=number):
         return row
     raise problems.missing()
-
-
-def _known(here: Here, name: str) -> None:
-    """Raises for a model that isn't there."""
-    if not views.exists(here.store, name):
-        raise problems.missing()
 
 
 def _state(name: str, alias: str, found: Move | None) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from pydantic import Field
 from tacit.privacy.gates import Gate
 from tacit.server.access.roles import Caller
 from tacit.server.api import problems
-from tacit.server.api.context import Here, allowed, recorded, sees
+from tacit.server.api.context import Here, allowed, known, recorded, sees
 from tacit.server.api.shapes import MOST, Alias, Asked, Index, Name, Reason, Run, Shape
 from tacit.server.gates import Gates
 from tacit.server.views import rollouts as views
@@ -123,7 +123,7 @@ class Leaf(Shape):
 )
 def rollouts(name: Name, here: Here) -> dict[str, Any]:
     """A model's rollouts: arms, counts, metrics and intervals."""
-    _known(here, name)
+    known(here, name)
     return {"rollouts": views.rollouts(here.store, name)}
 
 
@@ -147,7 +147,7 @@ def rollout(name: Name, run: Run, here: Here) -> dict[str, Any]:
 )
 def gates(name: Name, here: Here) -> dict[str, Any]:
     """A model's gates, and what each says of the versions that were rolled out."""
-    _known(here, name)
+    known(here, name)
     return {"gates": views.guards(here.store, name)}
 
 
@@ -156,12 +156,7 @@ def set_gate(
     name: Name, alias: Alias, asked: GateAsked, caller: Operator, here: Here
 ) -> dict[str, int]:
     """Guards an alias from here on; rollouts planned before are no evidence for it."""
-    _known(here, sees(caller, name))
+    known(here, sees(caller, name))
     terms = asked.model_dump(exclude={"reason"})
     gate = Gate(model=name, alias=alias, **terms)
     return {"leaf": Gates(here.store).set(gate, actor=caller.name, reason=asked.reason)}
-
-
-def _known(here: Here, name: str) -> None:
-    if not here.store.versions(name=name):
-        raise problems.missing()
