@@ -32,8 +32,10 @@ from torch.func import functional_call
 from tacit.configs.spec import RunSpec
 from tacit.privacy.errors import ModelError
 from tacit.protocol.manifest import OPSET
-from tacit.tasks.device import operators, runtime
+from tacit.tasks.device import operators
 from tacit.tasks.device.bundle import shapes
+from tacit.tasks.device.runtime import FAILED, said
+from tacit.tasks.device.runtime import session as opened
 from tacit.tasks.device.tracing import REFUSED, quiet, refusal, tidied
 from tacit.tasks.task import Task, make_model
 
@@ -94,10 +96,8 @@ class Graph:
         parts = [inputs[at : at + step] for at in range(0, len(inputs), step)]
         try:
             made = [self.runtime.run([OUTPUTS], {INPUTS: part}, options)[0] for part in parts]
-        except runtime.FAILED as error:
-            raise ModelError(
-                f"the graph can't score these records: {runtime.said(error):.200}"
-            ) from error
+        except FAILED as error:
+            raise ModelError(f"the graph can't score these records: {said(error):.200}") from error
         return np.concatenate(made) if len(made) > 1 else np.asarray(made[0])
 
 
@@ -146,7 +146,7 @@ def graph(task: Task, spec: RunSpec, arrays: Mapping[str, Array], made: Template
         model.load_state_dict(state)
     except RuntimeError as error:
         raise ModelError(
-            f"the version isn't of task {task.name}'s model: {runtime.said(error):.200}",
+            f"the version isn't of task {task.name}'s model: {said(error):.200}",
             "give the task that it was trained with",
         ) from error
     data = _bound(made, model)
@@ -168,7 +168,7 @@ def session(data: bytes) -> onnxruntime.InferenceSession:
     Raises:
         ModelError: onnxruntime can't load it.
     """
-    return runtime.session(data, severity=4)
+    return opened(data, severity=4)
 
 
 def made_up(like: Tensor, rows: int, seed: int, spread: float = 1.0) -> Tensor:

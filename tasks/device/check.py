@@ -26,7 +26,8 @@ from tacit.privacy.mechanisms import MARGIN
 from tacit.privacy.messages import Vector
 from tacit.protocol.manifest import DeviceGraph, Manifest
 from tacit.tasks import vector
-from tacit.tasks.device import runtime
+from tacit.tasks.device.runtime import FAILED, said
+from tacit.tasks.device.runtime import session as opened
 from tacit.tasks.task import Task
 
 TOLERANCE = 1e-5
@@ -53,7 +54,7 @@ def session(step: DeviceGraph) -> onnxruntime.InferenceSession:
     Raises:
         ModelError: onnxruntime can't load it.
     """
-    return runtime.session(step.graph)
+    return opened(step.graph)
 
 
 def made_up(like: Tensor, rows: int, seed: int) -> Tensor:
@@ -159,8 +160,8 @@ def run(
         made: list[np.ndarray] = runtime.run(
             outputs, {name: feed for name, feed in named.items() if name in wanted}
         )
-    except runtime.FAILED as error:
-        raise ModelError(f"onnxruntime can't run the graph: {runtime.said(error)}") from error
+    except FAILED as error:
+        raise ModelError(f"onnxruntime can't run the graph: {said(error)}") from error
     return made
 
 
@@ -203,9 +204,7 @@ def _opacus(task: Task, model: nn.Module, start: Vector, x: Tensor, y: Tensor) -
             warnings.filterwarnings("ignore", message="Full backward hook is firing")
             torch.autograd.backward(task.loss(module(x), y))
     except (NotImplementedError, RuntimeError, ValueError, IndexError) as error:
-        raise ModelError(
-            f"Opacus can't take the model's gradients: {runtime.said(error)}"
-        ) from error
+        raise ModelError(f"Opacus can't take the model's gradients: {said(error)}") from error
     taken = []
     for name, parameter in twin.named_parameters():
         if not parameter.requires_grad:
